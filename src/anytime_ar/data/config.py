@@ -47,8 +47,9 @@ class DataConfig(Config):
     name: str = Field(default="digits", min_length=1)
     """`digits`: 8x8 images of scikit-learn, embedded. `sounds`: synthetic plucked strings and
     vowels of at most 0.5 s at 8 kHz. Otherwise a Hub id `owner/name`, a parquet file or folder in
-    the Hugging Face layout, or a folder of images or audio files. The sub-folders of such a folder
-    are the classes. Write `./sounds` for a folder that has the name of an embedded set."""
+    the Hugging Face layout, a file of arrays (.npz, .npy), or a folder of images or audio files.
+    The sub-folders of such a folder are the classes. Write `./sounds` for a folder that has the
+    name of an embedded set."""
     source: PartConfig | None = None
     """Import path and arguments of a function that returns the data set, in place of `name`: what
     `anytime_ar.train` takes as `data`, such as tensors or a `Dataset`."""
@@ -65,12 +66,15 @@ class DataConfig(Config):
     """Column that holds the label: classes, integers, or strings if you name the column here. Found
     from the column types when not given. Null, NaN and -1 mean no label; a split must have labels
     for all of its samples or for none."""
+    series_keys: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Columns that hold the channels of series: in each row a list of numbers, or one column with a
+    list for each channel. All columns with lists of floats when not given."""
     labels: bool = True
     """Whether to read labels; false leaves them out."""
     background: Background = "auto"
-    """Colour behind transparent pixels, unless `channels` is 4. `auto` is white, or black for an image that would be
-    invisible on white. Pixels are read as stored: no colour profile is applied, and only the first
-    frame or page is read."""
+    """Colour behind transparent pixels, unless `channels` is 4. `auto` is white, or black for an
+    image that would be invisible on white. Pixels are read as stored: no colour profile is applied,
+    and only the first frame or page is read."""
     center_crop: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Size in pixels of the central rectangle to crop before resizing: the side of a square, or
     `[height, width]`. The usual CelebA at 64x64 is `center_crop: 140` (178 is the full width) with

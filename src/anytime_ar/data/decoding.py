@@ -6,12 +6,14 @@ Broken samples are collected so that one error names those of the whole set.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from anytime_ar.data.rows import Row, SplitRows, StoredArray
 from anytime_ar.errors import BrokenSampleError, DataError
 from anytime_ar.media.audio import decode_audio_blocks, read_clip, resample_blocks, to_int16
 from anytime_ar.media.image import decode_image
+from anytime_ar.media.series import ChannelRanges, scale_channels
 
 _MAX_NAMED = 10
 """Most broken samples that a message names."""
@@ -193,12 +196,28 @@ class ImageRowDecoder:
 
 
 class TensorRowDecoder(ImageRowDecoder):
-    """A decoder of samples that a program holds as tensors, arrays or PIL images."""
+    """A decoder of samples that are tensors, arrays or PIL images.
+
+    Arrays [C, T] are sounds in [-1, 1] if the configuration has a sample rate, and series in units
+    of their own otherwise. Of series, the range of each channel is scaled to [-1, 1].
+
+    Args:
+        config: the conversion.
+        channel_ranges: lowest and highest value of each channel of a series; None: those of the
+            training split, see `measure_channels`.
+    """
+
+    def __init__(self, config: DataConfig, channel_ranges: ChannelRanges | None = None) -> None:
+        """Store the conversion; the first sample sets the shape."""
+        super().__init__(config)
+        self.channel_ranges = channel_ranges
+        """Lowest and highest value of each channel of a series; None: raw values are returned."""
 
     def __call__(self, row: Row) -> StoredArray:
-        """Return a sample as uint8 [C, H, W], or as float32 [C, H, W] or [C, T] in [-1, 1].
+        """Return a sample as uint8 [C, H, W], or as float32 [C, H, W] or [C, T] in about [-1, 1].
 
         Raises:
+            BrokenSampleError: a value of a series is not finite.
             DataError: it is of another type, shape or range.
         """
         if isinstance(row.content, bytes | Path | Image.Image):
@@ -213,8 +232,10 @@ class TensorRowDecoder(ImageRowDecoder):
             held = held.detach().cpu()
             held = held.float() if held.is_floating_point() else held
         array = np.asarray(held)
+        if self.is_series(array):
+            return self._decode_series(np.atleast_2d(array), row.origin)
         is_pixels = array.dtype == np.uint8 and array.ndim == 3
-        if array.ndim == 3 and array.shape[0] > 4 and array.shape[2] in (1, 3):
+        if array.ndim == 3 and array.shape[0] > 4 and array.shape[2] in (1, 3, 4):
             raise DataError(
                 f"{row.origin}: has shape {list(array.shape)}, with channels last; pass [C, H, W]"
             )
@@ -222,7 +243,7 @@ class TensorRowDecoder(ImageRowDecoder):
         if not (is_pixels or is_float) or not array.size:
             raise DataError(
                 f"{row.origin}: is {array.dtype} of shape {list(array.shape)}; pass images "
-                "[C, H, W] as uint8, or images or sounds [C, T] as floats in [-1, 1]"
+                "[C, H, W] as uint8, images or sounds [C, T] as floats in [-1, 1], or series [C, T]"
             )
         if not is_pixels:
             array = array.astype(np.float32)
@@ -233,6 +254,56 @@ class TensorRowDecoder(ImageRowDecoder):
                 )
         self._check_shape(array.shape, row.origin)
         return array
+
+    def is_series(self, content: object) -> bool:
+        """Return whether the content of a row is a series [C, T] or [T]."""
+        return (
+            isinstance(content, Tensor | np.ndarray)
+            and content.ndim in (1, 2)
+            and self._config.audio.sample_rate is None
+        )
+
+    def measure_channels(self, rows: SplitRows) -> None:
+        """Set `channel_ranges` to those of all series that decode.
+
+        Args:
+            rows: rows of the training split, which are read once.
+
+        Raises:
+            DataError: a series has another type or shape than the first.
+        """
+        low: npt.NDArray[Any] = np.array(np.inf)
+        high: npt.NDArray[Any] = np.array(-np.inf)
+        for row in rows.read():
+            with suppress(BrokenSampleError):  # reported when the split is read
+                series = self(row)
+                low, high = np.minimum(low, series.min(1)), np.maximum(high, series.max(1))
+        if low.ndim:
+            self.channel_ranges = tuple(zip(low.tolist(), high.tolist(), strict=True))
+
+    def _decode_series(self, array: npt.NDArray[Any], origin: str) -> npt.NDArray[np.float32]:
+        if array.dtype.kind not in "fiu" or not array.size:
+            raise DataError(
+                f"{origin}: is {array.dtype} of shape {list(array.shape)}; pass series [C, T] of "
+                "numbers"
+            )
+        series = array.astype(np.float32)
+        bad = np.argwhere(~np.isfinite(series))
+        if len(bad):
+            channel, step = bad[0]
+            raise BrokenSampleError(
+                f"{origin}: channel {channel} is {array[channel, step]} at step {step}; fill gaps "
+                "before"
+            )
+        self._check_shape(series.shape, origin)
+        if self.channel_ranges is None:
+            return series
+        if len(self.channel_ranges) != len(series):
+            raise DataError(
+                f"{origin}: has {len(series)} channels, and the model {len(self.channel_ranges)}; "
+                "pass the same"
+            )
+        return scale_channels(torch.from_numpy(series), self.channel_ranges).numpy()
 
 
 class AudioRowDecoder:

@@ -79,8 +79,8 @@ def decode_audio_blocks(
         channels: C; 1 averages the channels of the file. A mono file has the same in all of C.
 
     Yields:
-        A waveform float32 [n], or [C, n], with 1 <= n <= `BLOCK_FRAMES`, and its sample rate in Hz, the same
-        each time.
+        A waveform float32 [n], or [C, n], with 1 <= n <= `BLOCK_FRAMES`, and its sample rate in Hz,
+        the same each time.
 
     Raises:
         BrokenSampleError: it is not audio, is truncated or empty, holds several sounds, declares a
@@ -365,8 +365,8 @@ def resample_blocks(blocks: Iterable[tuple[Waveform, int]], sample_rate: int) ->
         sample_rate: target sample rate in Hz.
 
     Yields:
-        A waveform float32 [n], or [C, n], at the target rate, n >= 0. However large the target rate is, n is at
-        most a few times `BLOCK_FRAMES`.
+        A waveform float32 [n], or [C, n], at the target rate, n >= 0. However large the target rate
+        is, n is at most a few times `BLOCK_FRAMES`.
     """
     resampler = None
     end: Waveform = np.zeros(0, dtype=np.float32)

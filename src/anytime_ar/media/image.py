@@ -311,18 +311,6 @@ def to_float(stored: Tensor) -> Tensor:
     return stored.to(torch.float32) / 32768.0
 
 
-def composite_over_white(images: Tensor) -> Tensor:
-    """Composite RGBA images over white for display: [n, 4, H, W] -> [n, 3, H, W].
-
-    Args:
-        images: float [n, C, H, W] in [-1, 1]; returned as they are unless C is 4.
-    """
-    if images.shape[1] != 4:
-        return images
-    opacity = (images[:, 3:] + 1) / 2
-    return torch.lerp(torch.ones_like(images[:, :3]), images[:, :3], opacity)
-
-
 def encode_images(images: Tensor, format: str = "png", **options: Any) -> list[bytes]:
     """Encode images.
 
@@ -484,8 +472,9 @@ def write_image(path: str | Path, image: Tensor) -> None:
             f"{path}: cannot write a tensor of shape {tuple(image.shape)}; pass [1, H, W], "
             "[3, H, W] or [4, H, W]"
         )
-    if encoder in _OPAQUE_FORMATS:
-        image = composite_over_white(image[None])[0]
     pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, C)]
     output = Image.fromarray(pixels)
+    if output.mode == "RGBA" and encoder in _OPAQUE_FORMATS:
+        output = Image.alpha_composite(Image.new("RGBA", output.size, "white"), output)
+        output = output.convert("RGB")
     write_atomically(path, lambda file: output.save(file, encoder))

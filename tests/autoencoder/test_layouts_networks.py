@@ -202,7 +202,16 @@ def test_stride() -> None:
             (1, 8, 8),
             "code_width is 8, but quantizer.kind=fsq gives 2; drop it or set it to null",
         ),
-        ({"code_length": 3, "code_width": 2}, (1, 8, 6), "must be square, got 8x6"),
+        (
+            {"code_length": 3, "code_width": 2},
+            (1, 8, 6),
+            r"no network preset for 8x6 images .* '\{patch: 1, widths: \[64\], blocks: 1\}'",
+        ),
+        (
+            {"layout": "segment", "segments": 4, "code_length": 7, "code_width": 2},
+            (1, 8, 16),
+            "segments is 4, and a map of 4x8 positions has equal parts for 1, 2, 8, 32; choose one",
+        ),
         (
             {"layout": "segment", "segments": 3, "code_length": 7, "code_width": 2},
             (1, 8, 8),
@@ -222,7 +231,13 @@ def test_stride() -> None:
         (
             {"code_length": 3, "code_width": 2, "network": TINY},
             (1, 10, 10),
-            "10x10 images are not divisible by the network's stride 4",
+            "10x10 images are not divisible by the network's stride 4, but 8x8 and 12x12 are; ",
+        ),
+        (
+            {"code_length": 3, "code_width": 2, "network": TINY},
+            (1, 8, 13),
+            "8x13 images are not divisible by the network's stride 4, but 8x12 and 8x16 are; "
+            "change data.size or autoencoder.network",
         ),
         (
             {"layout": "channel", "code_length": 3, "quantizer": {"kind": "fsq", "levels": [5, 5]}},

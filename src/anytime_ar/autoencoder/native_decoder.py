@@ -106,6 +106,7 @@ def make_decode_fn(
     known = (
         isinstance(autoencoder.decoder, ImageDecoder)
         and layout
+        and autoencoder.sample_shape[1] == autoencoder.sample_shape[2]
         and entries <= _MAX_CODEBOOK_NUMBERS
     )
     if backend == "portable" or not known or autoencoder.fill.device.type != "cpu":

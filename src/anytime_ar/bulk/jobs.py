@@ -200,7 +200,7 @@ def load_model_data(config: DataConfig, model: AnytimeModel) -> DataSplits:
         DataError: The data set cannot be read.
         InputError: Its samples have another shape or sample rate than those of the model.
     """
-    data = load_data(config)
+    data = load_data(config, model.bundle.card.data.channel_ranges)
     found, wanted = (data.sample_shape, data.sample_rate), (model.sample_shape, model.sample_rate)
     if found != wanted:
         raise InputError(

@@ -6,7 +6,14 @@ import math
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.conditions import Condition
@@ -29,12 +36,17 @@ class DataCard(Config):
     sample_shape: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
     """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
     sample_rate: int | None = Field(None, ge=1)
-    """Sampling rate of audio in Hz; None for images."""
+    """Sampling rate of audio in Hz; None for images and series."""
     normalize: Literal["peak", "none"] | None = None
     """Scaling of audio before it is encoded: to the peak of training clips, or none.
 
-    None for images.
+    None for images and series.
     """
+    channel_ranges: tuple[tuple[FiniteFloat, FiniteFloat], ...] | None = None
+    """Lowest and highest value of each channel of a series in the training split, in its own units:
+    a sample has -1 and 1 for these. None for images and audio."""
+    channel_names: tuple[str, ...] | None = None
+    """Names of the channels of a series; None if they have none."""
     value_range: tuple[float, float] = (-1.0, 1.0)
     """Lowest and highest value of samples."""
     labels: tuple[str, ...] | None = None
@@ -65,11 +77,24 @@ class DataCard(Config):
 
     @model_validator(mode="after")
     def _check_sample_rate(self) -> Self:
-        if (len(self.sample_shape) == 2) != (self.sample_rate is not None):
+        if len(self.sample_shape) == 3 and self.sample_rate is not None:
             raise ValueError(
                 f"samples of shape {self.sample_shape} do not go with sample_rate "
-                f"{self.sample_rate}; sounds (C, T) need one, images (C, H, W) have none"
+                f"{self.sample_rate}; sounds (C, T) have one, images (C, H, W) have none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        is_series = len(self.sample_shape) == 2 and self.sample_rate is None
+        for name in ("channel_ranges", "channel_names"):
+            described = getattr(self, name)
+            count = self.sample_shape[0] if is_series else 0
+            if described is not None and len(described) != count:
+                raise ValueError(
+                    f"{name} describes {len(described)} channels, and samples have shape "
+                    f"{self.sample_shape}; give one for each channel of a series (C, T)"
+                )
         return self
 
     @model_validator(mode="after")

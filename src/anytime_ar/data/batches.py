@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     """A batch of samples, ready for a network."""
 
     data: Tensor
-    """Samples, float32 in [-1, 1]: images [B, C, H, W] or clips [B, 1, T]."""
+    """Samples, float32 in [-1, 1]: images [B, C, H, W] or clips [B, C, T]."""
     labels: Tensor | None
     """Class of each sample, int64 [B]; None if the set has no labels."""
 
@@ -39,7 +39,8 @@ class StoredChunk(NamedTuple):
     """Consecutive samples of a split, as stored."""
 
     samples: Tensor
-    """Samples as stored: images uint8 [n, C, H, W], clips int16 [n, 1, T]."""
+    """Samples as stored: images uint8 [n, C, H, W], sounds int16 [n, C, T],
+    series float32 [n, C, T]."""
     labels: Tensor | None
     """Class of each sample, int64 [n]; None if the set has no labels."""
     start: int
@@ -64,7 +65,7 @@ class ShuffleBlock(Protocol):
             indices: int64 [m], each in 0..n-1.
 
         Returns:
-            Images uint8 [m, C, H, W], or clips int16 [m, 1, S].
+            Images uint8 [m, C, H, W], sounds int16 [m, C, S], or series float32 [m, C, T].
 
         Raises:
             DataError: a sample cannot be used.

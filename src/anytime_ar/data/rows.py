@@ -24,7 +24,7 @@ _MAX_ROWS = 2**48
 """Upper bound of rows, larger than any data set."""
 
 Modality = Literal["image", "audio", "tensor"]
-"""Kind of the samples of a set: files, or what a program holds."""
+"""Kind of the samples of a set: files, or arrays and what else a program holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,8 @@ class DataSource:
     modality: Modality = "image"
     notes: tuple[str, ...] = ()
     """Parts of the stored set that were left out, in words."""
+    channel_names: tuple[str, ...] | None = None
+    """Names of the channels of series; None if they have none."""
 
 
 class InMemoryRows:

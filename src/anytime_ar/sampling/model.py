@@ -144,7 +144,7 @@ class AnytimeModel:
             tokenizer: maps between samples and codes.
             prior: generates the codes of the tokenizer; None: the model encodes and decodes only.
             name: name of the model.
-            sample_rate: sampling rate of audio in Hz; None for images.
+            sample_rate: sampling rate of audio in Hz; None for images and series.
             labels: names of the classes of the prior, by label; None without labels.
             label_frequencies: share of each class among random labels; None: all equal.
             sampling_params: default temperature, top-k, top-p and guidance.
@@ -213,12 +213,12 @@ class AnytimeModel:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
+        """Shape of one sample: (C, H, W) of images, (C, T) of audio and series."""
         return self.bundle.autoencoder.sample_shape
 
     @property
     def sample_rate(self) -> int | None:
-        """Sampling rate of audio in Hz; None for images."""
+        """Sampling rate of audio in Hz; None for images and series."""
         return self.bundle.card.data.sample_rate
 
     @cached_property
@@ -227,7 +227,13 @@ class AnytimeModel:
         from anytime_ar.media.processor import processor_for
 
         data = self.bundle.card.data
-        return processor_for(self.sample_shape, data.sample_rate, data.normalize)
+        return processor_for(
+            self.sample_shape,
+            data.sample_rate,
+            data.normalize,
+            data.channel_ranges,
+            data.channel_names,
+        )
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from anytime_ar.config import Config
 from anytime_ar.serving.engine.jobs import StopReason
 
-SampleFormat = Literal["png", "webp", "wav", "npy"]
+SampleFormat = Literal["png", "webp", "wav", "npy", "csv"]
 MEDIA_TYPES: dict[str, str] = {
     "png": "image/png",
     "webp": "image/webp",
     "wav": "audio/wav",
     "npy": "application/x-npy",
+    "csv": "text/csv",
 }
 """Media type of each sample format."""
 MAX_SAMPLES = 1024
@@ -67,7 +68,8 @@ class ResponseOptions(RequestBody):
     """Form of the response: format, streaming and codes."""
 
     format: SampleFormat | None = None
-    """File format of each sample. The default is png for images and wav for audio."""
+    """File format of each sample. The default is png for images, wav for audio and npy for series.
+    csv and npy have the units of the series, and png is a line plot."""
     stream: bool = False
     """Respond with server-sent events: any number of `preview`, then one `done` or `error`."""
     previews_per_s: float | None = Field(None, gt=0, le=1000, allow_inf_nan=False)
@@ -131,7 +133,7 @@ class EncodeRequest(RequestBody):
     """Name of the model. The default is the server's first model."""
     samples: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
     """Samples as files in base64: images as png, webp or jpeg, audio as wav, or either as npy with
-    float32 in [-1, 1]."""
+    float32 in [-1, 1]; series in their own units as csv or as npy with float32."""
 
 
 class DecodeRequest(RequestBody):
@@ -147,7 +149,8 @@ class DecodeRequest(RequestBody):
     ]
     """Codes of each sample, coarse to fine. All samples have the same number of codes."""
     format: SampleFormat | None = None
-    """File format of each sample. The default is png for images and wav for audio."""
+    """File format of each sample. The default is png for images, wav for audio and npy for series.
+    csv and npy have the units of the series, and png is a line plot."""
 
 
 class ResponseBody(BaseModel):
@@ -263,9 +266,9 @@ class ModelInfo(ResponseBody):
     name: str
     """Name by which to request the model."""
     sample_shape: list[int]
-    """Shape of one sample: [C, H, W] for images, [1, T] for audio."""
+    """Shape of one sample: [C, H, W] for images, [C, T] for audio and series."""
     sample_rate: int | None
-    """Sample rate of audio in Hz. null for images."""
+    """Sample rate of audio in Hz. null for images and series."""
     code_length: int
     """Number of codes of a whole sample."""
     vocabulary: int

@@ -401,6 +401,8 @@ def build_card(config: TrainConfig, data: DataSplits, tokenizer: Tokenizer | Non
             sample_shape=data.sample_shape,
             sample_rate=data.sample_rate,
             normalize=None if data.sample_rate is None else config.data.audio.normalize,
+            channel_ranges=data.channel_ranges,
+            channel_names=data.channel_names,
             labels=names,
             label_frequencies=None if names is None else _label_frequencies(data, len(names)),
         ),

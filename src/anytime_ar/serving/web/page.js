@@ -56,7 +56,8 @@ async function run(path, body, mine) {
   try {
     const many = model().code_length > MANY_CODES ? { previews_per_s: PREVIEWS_PER_S } : {};
     const signal = mine.abort.signal;
-    const response = await ask(path, { ...body, ...many, stream: true }, { signal });
+    const format = model().formats.find((name) => name === "png" || name === "wav");
+    const response = await ask(path, { ...body, ...many, format, stream: true }, { signal });
     for await (const event of events(response)) {
       if (event.name === "error") throw new Error(event.data.error.message);
       mine.id = event.data.id;

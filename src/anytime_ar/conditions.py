@@ -343,6 +343,13 @@ def hidden_conditions(
     return {name: row.expand(n, *row.shape) for name, row in rows.items()}
 
 
+def concatenate_conditions(parts: Sequence[Conditions]) -> dict[str, Tensor] | None:
+    """Return the rows of several parts one after the other; None if there are no parts."""
+    if not parts:
+        return None
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def hide_rows(
     known: Mapping[str, Condition], conditions: Conditions, hidden: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 
 from anytime_ar.config import Config
+from anytime_ar.data.conditions import ConditionColumn
 from anytime_ar.media.formats import Background
 from anytime_ar.plugins import PartConfig
 
@@ -71,6 +72,9 @@ class DataConfig(Config):
     list for each channel. All columns with lists of floats when not given."""
     labels: bool = True
     """Whether to read labels; false leaves them out."""
+    conditions: dict[str, ConditionColumn] = Field(default_factory=dict)
+    """What samples are conditioned on beside their label, by name: columns of a table or of
+    `metadata.csv` beside the files of a folder."""
     background: Background = "auto"
     """Colour behind transparent pixels, unless `channels` is 4. `auto` is white, or black for an
     image that would be invisible on white. Pixels are read as stored: no colour profile is applied,

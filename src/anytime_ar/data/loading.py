@@ -6,12 +6,14 @@ import difflib
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import torch.distributed as dist
 
+from anytime_ar.conditions import Condition
+from anytime_ar.data.conditions import ConditionedRows, read_conditions
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.decoding import (
     AudioRowDecoder,
@@ -50,6 +52,8 @@ class DataSplits:
     """Shape of a sample: images (C, H, W), sounds and series (C, T)."""
     label_names: tuple[str, ...] | None
     """Name of each class; None if the set has no labels."""
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    """What samples are conditioned on beside their label, by name."""
     sample_rate: int | None = None
     """Sample rate of sounds in Hz; None for images and series."""
     channel_ranges: ChannelRanges | None = None
@@ -148,6 +152,14 @@ def _load_source(
         tensor_decoder = TensorRowDecoder(config, channel_ranges)
     decoder = audio_decoder or tensor_decoder or ImageRowDecoder(config)
     broken = BrokenSampleCollector(config.skip_broken)
+    reader = None
+    if config.conditions:
+        if source.conditions is None:
+            raise DataError(
+                f"{config.name}: has no columns for data.conditions; drop them, or pass a table"
+            )
+        reader = read_conditions(config.conditions, source.conditions)
+    names = [*config.conditions]
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
     undecodable: list[str] = []
@@ -191,13 +203,15 @@ def _load_source(
             and tensor_decoder.is_series(stored_first.content)
         ):
             tensor_decoder.measure_channels(rows)
+        if reader is not None:
+            rows = ConditionedRows(rows, reader)
         if config.streaming and config.skip_broken:
             rows = DecodableRows(rows, decode, broken)
         crop = None if audio_decoder is None else shape[-1]
         splits[name] = (
-            StreamingSplit(rows, decode, config.shuffle_buffer, origin, crop)
+            StreamingSplit(rows, decode, config.shuffle_buffer, origin, crop, names)
             if config.streaming
-            else read_into_memory(rows, decode, origin, broken, crop)
+            else read_into_memory(rows, decode, origin, broken, crop, names)
         )
     sample_rate = None if audio_decoder is None else audio_decoder.sample_rate
     if source.modality == "tensor" and len(shape) == 2:
@@ -215,6 +229,7 @@ def _load_source(
         test=splits["test"],
         sample_shape=shape,
         label_names=source.label_names if labelled else None,
+        conditions={} if reader is None else reader.known,
         sample_rate=sample_rate,
         channel_ranges=None if tensor_decoder is None else tensor_decoder.channel_ranges,
         channel_names=source.channel_names,
@@ -352,4 +367,6 @@ def _open_local_source(config: DataConfig, path: Path) -> DataSource:
         path = path / config.subset
         if not path.is_dir():
             raise DataError(f"{path}: no such folder; check data.subset")
-    return parquet_source(config, path) or folder_source(path, config.folder_layout)
+    return parquet_source(config, path) or folder_source(
+        path, config.folder_layout, config.conditions
+    )

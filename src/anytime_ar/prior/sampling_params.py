@@ -304,9 +304,9 @@ def _group_rows(settings: bytes, device: torch.device) -> tuple[_ParamGroup, ...
     groups = []
     for rows in members.values():
         slots, *others = torch.tensor(rows, dtype=torch.int64, device=device).T.contiguous()
-        scales = [params[slot].guidance for slot in rows[0][1:]]
+        guidance = [params[slot].guidance for slot in rows[0][1:]]
         groups.append(
-            _ParamGroup(params[rows[0][0]], slots, list(zip(others, scales, strict=True)))
+            _ParamGroup(params[rows[0][0]], slots, list(zip(others, guidance, strict=True)))
         )
     return tuple(groups)
 

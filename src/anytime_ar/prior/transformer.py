@@ -24,7 +24,7 @@ from anytime_ar.conditions import Condition, Conditions, hidden_conditions
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
 from anytime_ar.prior.block import Block, Dropout
-from anytime_ar.prior.condition_encoder import ConditionEncoder
+from anytime_ar.prior.condition_encoder import ConditionEncoder, VectorEncoder
 
 _CODEBOOK_FEATURE_SCALE = 0.75
 """Scale of the codebook features that describe the length and the direction of a vector."""
@@ -105,6 +105,15 @@ class Prior(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+
+    def standardize_conditions(self, conditions: Conditions) -> None:
+        """Take mean and deviation of conditions that are vectors from the training split."""
+        assert self.condition_encoder is not None
+        for name, encoder in zip(
+            self.condition_encoder.names, self.condition_encoder.encoders, strict=True
+        ):
+            if isinstance(encoder, VectorEncoder):
+                encoder.standardize(conditions[name])
 
     @property
     def label_dropout(self) -> float:

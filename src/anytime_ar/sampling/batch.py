@@ -143,7 +143,9 @@ class DecodeBatch(BoundToProcess):
         params[slots[0]] = RowSamplingParams.of(now)
         names = (name for name, _ in sampling_params.guidance_scales)
         for slot, name in zip(slots[1:], names, strict=False):
-            params[slot] = RowSamplingParams.of(now, now.guidance_of(name))
+            scale = now.guidance_of(name)
+            assert isinstance(scale, float | int)
+            params[slot] = RowSamplingParams.of(now, scale)
         link_rows(params, slots)
 
     def _append(

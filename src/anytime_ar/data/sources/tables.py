@@ -13,7 +13,14 @@ import numpy.typing as npt
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.labels import LabelEncoder, distinct_values, normalize_label
-from anytime_ar.data.rows import DataSource, Modality, Row, SplitRows, mixed_labels_error
+from anytime_ar.data.rows import (
+    DataSource,
+    Modality,
+    Row,
+    SplitRows,
+    StoredConditions,
+    mixed_labels_error,
+)
 from anytime_ar.errors import DataError
 from anytime_ar.media.formats import MediaContent
 
@@ -59,13 +66,19 @@ class TableRows:
         table: the table of a split.
         columns: the columns to read.
         label_encoder: the classes; None to leave labels out.
+        condition_keys: columns of the conditions, in their order.
     """
 
     def __init__(
-        self, table: Table, columns: SelectedColumns, label_encoder: LabelEncoder | None
+        self,
+        table: Table,
+        columns: SelectedColumns,
+        label_encoder: LabelEncoder | None,
+        condition_keys: Sequence[str] = (),
     ) -> None:
         """Store the table; nothing is read yet."""
         self._table = table
+        self._condition_keys = condition_keys
         self._columns = columns
         self._label_encoder = label_encoder
 
@@ -80,14 +93,19 @@ class TableRows:
             return
         label_key = None if self._label_encoder is None else self._columns.label
         channels = self._columns.channels
-        keys = [key for key in (*(channels or (self._columns.sample,)), label_key) if key]
+        samples_in = channels or (self._columns.sample,)
+        keys = [key for key in (*samples_in, label_key, *self._condition_keys) if key]
+        keys = list(dict.fromkeys(keys))
         index = start
         for batch in self._table.read(keys, start):
             samples = batch[self._columns.sample]
             if channels:
                 samples = [*zip(*(batch[key] for key in channels), strict=True)]
             labels = [None] * len(samples) if label_key is None else batch[label_key]
-            for sample, label in zip(samples, labels, strict=True):
+            conditions = [()] * len(samples)
+            if self._condition_keys:
+                conditions = [*zip(*(batch[key] for key in self._condition_keys), strict=True)]
+            for sample, label, given in zip(samples, labels, conditions, strict=True):
                 origin = self._table.origin(index)
                 label_class = (
                     None
@@ -97,7 +115,7 @@ class TableRows:
                 content, name = (
                     (_series(sample, origin), origin) if channels else _cell_content(sample, origin)
                 )
-                yield Row(index, content, label_class, name)
+                yield Row(index, content, label_class, name, given)
                 index += 1
 
     def index_of(self, position: int) -> int:
@@ -118,6 +136,8 @@ def table_source(
     Raises:
         DataError: no column fits, or the labels are no classes.
     """
+    keys = [column.column or name for name, column in config.conditions.items()]
+    stored = _stored_conditions(config, tables, keys)
     columns = select_columns(tables["train"].columns, config, config.name)
     _check_parts([tables["train"], *tables.values()], columns)
     notes = list(notes)
@@ -133,11 +153,42 @@ def table_source(
         values = distinct_values(_stored_labels(tables.values(), columns.label), columns.label)
         classes = LabelEncoder.from_values(values) if values else None
     splits: dict[str, SplitRows] = {
-        split: TableRows(table, columns, classes) for split, table in tables.items()
+        split: TableRows(table, columns, classes, keys) for split, table in tables.items()
     }
     names = None if classes is None else classes.names
     names_of_channels = columns.channels if len(columns.channels) > 1 else None
-    return DataSource(splits, names, columns.modality, tuple(notes), names_of_channels)
+    return DataSource(
+        splits,
+        names,
+        columns.modality,
+        notes=tuple(notes),
+        channel_names=names_of_channels,
+        conditions=stored,
+    )
+
+
+def _stored_conditions(
+    config: DataConfig, tables: Mapping[str, Table], keys: Sequence[str]
+) -> StoredConditions | None:
+    """Return the stored conditions of all splits; None if there are none.
+
+    Raises:
+        DataError: a column is missing.
+    """
+    if not keys:
+        return None
+    declared = {}
+    for name, key in zip(config.conditions, keys, strict=True):
+        for table in tables.values():
+            for part, columns in table.parts():
+                if key not in columns:
+                    raise DataError(
+                        f"{part}: has no column {key!r} for data.conditions.{name}, only "
+                        f"{', '.join(columns)}; set its column"
+                    )
+        if names := tables["train"].columns[key].class_names:
+            declared[name] = names
+    return StoredConditions(lambda i: _stored_labels(tables.values(), keys[i]), declared)
 
 
 def _stored_labels(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str]]:

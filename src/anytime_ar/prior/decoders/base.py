@@ -351,7 +351,8 @@ class _ConditionInputs:
         tensors = {name: conditions[name].cpu().contiguous() for name in self._known}
         # Samples of one text are many; it is encoded once.
         places: dict[bytes, int] = {}
-        index, firsts = [], []
+        index: list[int] = []
+        firsts: list[int] = []  # the first row of each
         for i in range(n):
             key = b"".join(rows[i].numpy().tobytes() for rows in tensors.values())
             if key not in places:

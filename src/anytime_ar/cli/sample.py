@@ -44,6 +44,11 @@ def add_arguments(parser: Parser) -> None:
     )
     add_budget_options(parser)
     add_sampling_options(parser)
+    parser.add_argument(
+        "--fixed-codes",
+        type=list[int] | list[list[int]] | None,
+        help="codes of all samples, as [3,-1,7], or a list for each; -1: drawn",
+    )
     add_output_options(parser)
 
 
@@ -60,6 +65,8 @@ def run(arguments: Namespace) -> None:
     files = SampleFiles(model)
     out = files.output_path(arguments.out, "samples")
     settings = sampling_options_from(model, arguments)
+    if arguments.fixed_codes is not None:
+        settings["fixed_codes"] = arguments.fixed_codes
     tune_threads_without_kernel(arguments)
     if arguments.deadline_s is not None and arguments.num_samples >= 1:
         model.warm_up(arguments.num_samples, guidance=settings.get("guidance"))

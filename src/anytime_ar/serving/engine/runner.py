@@ -131,7 +131,9 @@ class ModelRunner:
     def add(self, job: SamplingJob) -> None:
         """Add a job to the batch, which has room for it."""
         plan = job.plan
-        job.rows = self.batch.add(plan.noise, plan.labels, plan.sampling_params, job.codes)
+        job.rows = self.batch.add(
+            plan.noise, plan.labels, plan.sampling_params, job.codes, plan.fixed_codes
+        )
         job.codes = None
         self.active.append(job)
         if job.started_at is None:

@@ -10,7 +10,7 @@ import torch
 from anytime_ar.cli import main
 from anytime_ar.codes import load_codes
 from anytime_ar.sampling import load
-from cli.command_line import beep, fails, names
+from cli.command_line import beep, names, refused
 
 
 def codes_of(state, run):
@@ -33,9 +33,9 @@ def test_images_codes_and_states_are_varied(folder, tmp_path, monkeypatch, capsy
         varied = codes_of("varied", run)
         assert varied.shape == (8, 4)
         assert torch.equal(varied[:, :3], encoded[:, :3].expand(8, -1))
-    assert "keep=5 is outside 0..4" in fails(["vary", run, "one.png", "--keep", "5"], capsys)
-    assert "cannot read none.png" in fails(["vary", run, "none.png", "--keep", "1"], capsys)
-    assert "keep" in fails(["vary", run, "one.png"], capsys)
+    assert "keep=5 is outside 0..4" in refused(["vary", run, "one.png", "--keep", "5"], capsys)[0]
+    assert "cannot read none.png" in refused(["vary", run, "none.png", "--keep", "1"], capsys)[0]
+    assert "required: --keep" in refused(["vary", run, "one.png"], capsys)[0]
 
 
 def test_sounds_are_varied_if_they_fit_one_sample(sounds, tmp_path, monkeypatch, capsys):
@@ -44,8 +44,9 @@ def test_sounds_are_varied_if_they_fit_one_sample(sounds, tmp_path, monkeypatch,
     main(["vary", sounds, "short.wav", "--keep", "1", "-n", "2", "--out", "a.wav"])
     assert {"a/0.wav", "a/1.wav"} <= set(names(tmp_path))
     beep(tmp_path / "long.wav", 0.1)
-    assert "long.wav is longer than a sample" in fails(
-        ["vary", sounds, "long.wav", "--keep", "1"], capsys
+    assert (
+        "long.wav is longer than a sample"
+        in refused(["vary", sounds, "long.wav", "--keep", "1"], capsys)[0]
     )
 
 
@@ -58,4 +59,4 @@ def test_samples_have_the_codes_that_they_are_given(option, rows, folder, tmp_pa
     expected = load(run, device="cpu").sample_codes(2, seed=1, fixed_codes=given)
     assert torch.equal(codes_of(state, run), expected)
     wrong = [*command, "--fixed-codes", "[8]"]
-    assert "fixed_codes: code 8 at row 0, position 0 is out of range" in fails(wrong, capsys)
+    assert "fixed_codes: code 8 at row 0, position 0 is out of range" in refused(wrong, capsys)[0]

@@ -82,6 +82,11 @@ def test_fixed_codes_and_variations(
         np.testing.assert_array_equal(
             uploaded.codes, model.vary(drawn.data[:1], keep=5, n=3, seed=8).codes
         )
+        several = {"candidates": 3, "candidate_codes": 2, "label": "dog", "seed": 4}
+        best = model.sample_codes(2, **several)
+        chosen = client.sample(2, model=name, codes=5, with_codes=True, **several)
+        np.testing.assert_array_equal(chosen.codes, best[:, :5])
+        np.testing.assert_array_equal(client.refine(chosen.id, with_codes=True).codes, best)
         *_, last = client.stream(2, vary={"id": drawn.id, "keep": 3}, with_codes=True)
         np.testing.assert_array_equal(last.codes[:, :3], expected[[0, 0], :3])
 
@@ -94,6 +99,9 @@ def test_fixed_codes_and_variations(
         ({"fixed_codes": [[0]] * 3}, "invalid", "fixed_codes has 3 rows for 1 samples"),
         ({"fixed_codes": [[0], [0, 1]]}, "invalid", "cut all rows to one length"),
         ({"fixed_codes": [1], "vary": {"id": "a" * 9, "keep": 1}}, "invalid", "omit fixed_codes"),
+        ({"candidates": 0}, "invalid", "candidates"),
+        ({"candidates": 33}, "invalid", "n=1 with 33 candidates takes 33 batch rows, and this"),
+        ({"candidates": 2, "codes": 2}, "invalid", "candidates have beginnings of 3 codes, and"),
         ({"vary": {"keep": 1}}, "invalid", "pass either id or sample"),
         ({"vary": {"id": "a" * 9, "sample": "", "keep": 1}}, "invalid", "either id or sample"),
         ({"vary": {"id": "a" * 9, "keep": 1}}, "not_found", "there are no samples with the id"),

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from anytime_ar.cli.options import (
     add_budget_options,
+    add_candidates,
     add_output_options,
     add_sampling_options,
     budget_from,
+    candidates_from,
     check_columns,
     progress_bar,
     sampling_options_from,
@@ -45,6 +47,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--codes", type=int | None, help="codes per sample; default: all")
     add_budget_options(parser)
     add_sampling_options(parser)
+    add_candidates(parser)
     add_output_options(parser)
 
 
@@ -64,7 +67,7 @@ def run(arguments: Namespace) -> None:
         model.warm_up(arguments.num_samples, guidance=settings.get("guidance"))
     with defer_interrupts() as interrupted:
         limits = budget_from(arguments, arguments.codes, cancel=interrupted)
-        options: SampleKwargs = {**settings, **limits}
+        options: SampleKwargs = {**settings, **candidates_from(arguments), **limits}
         result = model.vary(given, keep=arguments.keep, n=arguments.num_samples, **options)
         written = write_samples(files, result, out, arguments)
     print_summary(model, result, written, arguments, seed=settings["seed"])

@@ -110,7 +110,8 @@ class Client(_Calls):
                 left. None: no deadline and no retry.
             **options: `model`, `label`, `seed`, `first`, `codes`, `quality`, `min_codes`,
                 `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `fixed_codes`,
-                `with_codes`, `id`; see /openapi.json of the server.
+                `candidates`, `candidate_codes`, `with_codes`, `id`; see /openapi.json of the
+                server.
 
         Raises:
             RequestFailed: The server returned an error, or no response.

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from anytime_ar.config import Config
+from anytime_ar.sampling.plan import MAX_CANDIDATES
 from anytime_ar.serving.engine.jobs import StopReason
 
 SampleFormat = Literal["png", "webp", "wav", "npy"]
@@ -137,6 +138,12 @@ class SampleRequest(BudgetParams, ResponseOptions):
     ) = None
     """Codes that are given rather than drawn: one list for all samples, or one for each. -1 marks
     codes to draw, as are all after the end of a list."""
+    candidates: Annotated[StrictInt, Field(ge=1, le=MAX_CANDIDATES)] = 1
+    """Number of beginnings that are drawn of each sample. The one that the prior finds likeliest is
+    continued. Each takes a batch row."""
+    candidate_codes: Codes | None = None
+    """Number of codes of a beginning, which every sample gets. The default is a quarter of the code
+    length."""
     vary: VaryParams | None = None
     """Sample to vary: its first codes are kept, and the others drawn. By default nothing is kept.
     Sampling parameters that are not given are those of the earlier samples."""

@@ -254,7 +254,7 @@ class GatewaySampleService:
             raise unknown_sample_error(vary.id)
         again = record.request.model_copy(
             update={
-                "codes": max(1, vary.keep),
+                "codes": None,
                 "min_codes": max(1, vary.keep),
                 "quality": None,
                 "min_quality": None,
@@ -284,7 +284,7 @@ class GatewaySampleService:
                 else request.label,
             }
         )
-        return keep_codes(request, vary, answer.codes[vary.index], None)
+        return keep_codes(request, vary, answer.codes[vary.index], None, answer.code_length)
 
     def refine(
         self, sample_id: str, request: RefineRequest, context: RequestContext

@@ -18,7 +18,8 @@ from torch import Tensor
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import Budget
 from anytime_ar.sampling.budget import codes_for_quality
-from anytime_ar.sampling.plan import Plan
+from anytime_ar.sampling.plan import Plan, default_candidate_codes
+from anytime_ar.sampling.sampler import check_beginning_fits
 from anytime_ar.serving.engine.codec_service import CodecService
 from anytime_ar.serving.engine.jobs import (
     JobEvent,
@@ -116,7 +117,7 @@ class SampleService:
         if vary is not None and vary.id is not None:
             request, vary = self.fix_kept_codes(request, vary, context), None
         served = self._models.get(request.model)
-        _check_rows(served, request.n, request.guidance)
+        _check_rows(served, request)
         name = request.id or secrets.token_urlsafe(12)
         if self._sessions.has(name):
             raise ConflictError(f"id {name!r} is taken; choose another one, or none")
@@ -157,7 +158,13 @@ class SampleService:
             update={name: value for name, value in own.items() if getattr(request, name) is None}
         )
         label = None if plan.labels is None else int(plan.labels[vary.index])
-        return keep_codes(request, vary, session.codes[vary.index].tolist(), label)
+        return keep_codes(
+            request,
+            vary,
+            session.codes[vary.index].tolist(),
+            label,
+            self._models.get(session.model).model.code_length,
+        )
 
     async def _vary_upload(
         self,
@@ -170,7 +177,7 @@ class SampleService:
         """Encode the sample of a request, and generate variations of it; see `sample`."""
         assert vary.sample is not None
         codes, label = await self._codec.encode_variation(served, vary.sample, context)
-        request = keep_codes(request, vary, codes.tolist(), label)
+        request = keep_codes(request, vary, codes.tolist(), label, len(codes))
         plan = _plan(served, request)
         async with aclosing(
             self._start(sample_id, served, plan, None, request, context)
@@ -254,6 +261,7 @@ class SampleService:
         drawn = 0 if codes is None else codes.shape[1]
         min_codes, max_codes = _code_limits(served, request, drawn)
         if codes is None:
+            min_codes = max(min_codes, check_beginning_fits(plan, max_codes))
             codes = served.model.sampler.leading_codes(plan, max_codes)
             drawn = 0 if codes is None else codes.shape[1]
             min_codes = max(min_codes, drawn)
@@ -331,7 +339,11 @@ class SampleService:
 
 
 def keep_codes(
-    request: SampleRequest, vary: VaryParams, codes: list[int], label: int | None
+    request: SampleRequest,
+    vary: VaryParams,
+    codes: list[int],
+    label: int | None,
+    code_length: int,
 ) -> SampleRequest:
     """Return a request with the first codes of a sample in place of the sample.
 
@@ -340,6 +352,7 @@ def keep_codes(
         vary: How many codes to keep.
         codes: Codes of the sample.
         label: Label of the sample, if the request has none; None: the model has no labels.
+        code_length: Number of codes of a whole sample, L.
 
     Raises:
         InputError: The sample has fewer codes than are to be kept.
@@ -349,8 +362,12 @@ def keep_codes(
             f"vary.keep={vary.keep} is outside 0..{len(codes)}, the codes of the sample; keep "
             "fewer, or refine it first"
         )
+    beginning = request.candidate_codes
+    if request.candidates > 1 and beginning is None:
+        beginning = min(code_length, vary.keep + default_candidate_codes(code_length))
     return request.model_copy(
         update={
+            "candidate_codes": beginning,
             "vary": None,
             "fixed_codes": (tuple(codes[: vary.keep]),) if vary.keep else None,
             "label": label if request.label is None else request.label,
@@ -363,26 +380,28 @@ def _plan(served: ServedModel, request: SampleRequest) -> Plan:
     options: dict[str, Any] = {
         name: value for name in _OPTIONS if (value := getattr(request, name)) is not None
     }
+    if request.candidates > 1 or request.candidate_codes is not None:
+        options |= {
+            "candidates": request.candidates,
+            "candidate_codes": request.candidate_codes,
+        }
     seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
     return served.model.plan(request.n, seed=seed, first=request.first, **options)[0]
 
 
-def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
+def _check_rows(served: ServedModel, request: SampleRequest) -> None:
     """Check that the rows of a request fit in the batch, before memory is allocated for them.
-
-    Args:
-        served: Model that the request is for.
-        n: Number of samples.
-        guidance: Guidance of the request; None for that of the bundle.
 
     Raises:
         InputError: The samples take more rows than the model has slots.
     """
+    n, guidance, candidates = request.n, request.guidance, request.candidates
     guided = served.model.bundle.card.sampling_params.guided if guidance is None else guidance != 1
-    rows = n * (2 if guided and served.model.labels is not None else 1)
+    rows = n * candidates * (2 if guided and served.model.labels is not None else 1)
     if rows > served.slots:
         raise InputError(
-            f"n={n}{' with guidance' if guided else ''} takes {rows} batch rows, and this model "
+            f"n={n}{f' with {candidates} candidates' if candidates > 1 else ''}"
+            f"{' with guidance' if guided else ''} takes {rows} batch rows, and this model "
             f"has {served.slots}; split the samples over several requests"
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling_models import L, V, build_model
+from sampling_models import L, V, tiny_bundle
 
 from anytime_ar.errors import InputError
 from anytime_ar.sampling import AnytimeModel
@@ -94,6 +94,6 @@ def test_what_cannot_be_varied_is_refused(
 
 
 def test_samples_of_another_model_are_refused(model: AnytimeModel) -> None:
-    other = build_model(labels=None).generate(1, seed=0)
+    other = AnytimeModel(tiny_bundle(seed=1), device="cpu").generate(1, seed=0)
     with pytest.raises(InputError, match="these samples are of another model, 'tiny'"):
         model.vary(other, keep=1)

@@ -165,6 +165,21 @@ def add_sampling_options(parser: Parser) -> None:
     add_sampling_params(parser)
 
 
+def add_candidates(parser: Parser) -> None:
+    """Add the options that choose among several beginnings of each sample."""
+    parser.add_argument(
+        "--candidates", type=int, default=1, help="beginnings of each sample; the likeliest goes on"
+    )
+    parser.add_argument(
+        "--candidate-codes", type=int | None, help="codes of a beginning; default: a quarter"
+    )
+
+
+def candidates_from(arguments: Namespace) -> SampleKwargs:
+    """Return the candidates of the parsed arguments."""
+    return SampleKwargs(candidates=arguments.candidates, candidate_codes=arguments.candidate_codes)
+
+
 def add_sampling_params(parser: Parser) -> None:
     """Add the sampling parameters, which default to those of the model.
 

@@ -14,7 +14,7 @@ from anytime_ar.errors import InputError
 from anytime_ar.prior import SamplingParams
 from anytime_ar.sampling.budget import Budget, CancelFlag
 from anytime_ar.sampling.loop import PreviewPolicy
-from anytime_ar.sampling.plan import Label
+from anytime_ar.sampling.plan import Label, Scorer
 
 CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
 """Codes int64 [B, k], as a tensor, an array or nested sequences."""
@@ -75,6 +75,14 @@ class SampleKwargs(BudgetKwargs, total=False):
     fixed_codes: CodesLike | Sequence[int] | None
     """Codes that are given rather than drawn: integers [n, k], or [k] for all samples, with k <= L.
     -1 marks codes to draw, as are all from k on. The others keep their random numbers."""
+    candidates: int
+    """Number of beginnings that are drawn of each sample, 1..64 (default 1); the best of them is
+    continued, within the same budget."""
+    candidate_codes: int | None
+    """Number of codes of a beginning, 1..L; None: a quarter of L. No sample has fewer codes."""
+    candidate_scorer: Scorer | None
+    """Scores beginnings, from their codes int64 [B, m] and previews float32 [B, *sample_shape] to
+    [B], higher for better ones. None: by their probability under the prior, without guidance."""
 
 
 _SAMPLING_PARAM_NAMES = tuple(SamplingParams.model_fields)

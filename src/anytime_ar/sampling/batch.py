@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,8 @@ class DecodeBatch(BoundToProcess):
         self._scheduled: dict[int, SamplingParams] = {}  # by row ID, with a schedule
         self._fixed_codes: Tensor | None = None  # by slot, int64 [capacity, L], -1: drawn
         self._with_fixed_codes: set[int] = set()  # row IDs
+        self._log_probabilities = torch.zeros(capacity, dtype=torch.float64)  # by slot
+        self._scored: set[int] = set()  # row IDs
         self._next_id = 0
 
     def __repr__(self) -> str:
@@ -69,6 +72,8 @@ class DecodeBatch(BoundToProcess):
         codes: Tensor | None = None,
         fixed_codes: Tensor | None = None,
         conditions: Conditions | None = None,
+        *,
+        scored: bool = False,
     ) -> list[int]:
         """Add n rows to the batch.
 
@@ -80,6 +85,7 @@ class DecodeBatch(BoundToProcess):
                 codes as without the interruption.
             fixed_codes: int64 [n, L], codes that take the place of those drawn, and -1 elsewhere.
             conditions: n rows for each condition of the prior; None: none is given.
+            scored: whether `log_probabilities` is to be called for these rows.
 
         Returns:
             One ID per row, which the other methods take.
@@ -109,6 +115,9 @@ class DecodeBatch(BoundToProcess):
             self._scheduled |= dict.fromkeys(ids, sampling_params)
         if fixed_codes is not None:
             self._with_fixed_codes |= set(ids)
+        if scored:
+            self._scored |= set(ids)
+            self._log_probabilities[first : first + n] = 0
         return ids
 
     def _without(
@@ -179,9 +188,19 @@ class DecodeBatch(BoundToProcess):
         assert self._slot_ids, "an empty batch has nothing to draw"
         for row, sampling_params in self._scheduled.items():
             self._set_params(row, sampling_params)
-        self.decoder.step(self._rows, len(self._slot_ids))
+        count = len(self._slot_ids)
+        logits: Tensor | None = None
+        if self._scored:
+            logits = self.decoder.step_with_logits(self._rows, count)
+        else:
+            self.decoder.step(self._rows, count)
         if self._with_fixed_codes:
             self._write_fixed_codes()
+        if logits is not None:
+            last = int64_tensor(self._rows.positions[:count], logits.device)[:, None] - 1
+            drawn = self._rows.codes[:count].to(logits.device).gather(1, last)
+            found = logits.double().log_softmax(-1).gather(1, drawn)[:, 0]
+            self._log_probabilities[:count] += found.cpu()
 
     def _write_fixed_codes(self) -> None:
         """Replace the codes that were just drawn by those that are given.
@@ -204,6 +223,33 @@ class DecodeBatch(BoundToProcess):
             return self._rows.codes[slots[0] : slots[0] + len(slots), :drawn].clone()
         return self._rows.codes[slots, :drawn]
 
+    def log_probabilities(self, ids: Sequence[int]) -> Tensor:
+        """Return the log-probability that the prior gives the codes of scored rows.
+
+        It is that of the label, without guidance and the other sampling parameters.
+
+        Returns:
+            float64 [n] on the CPU, in nats.
+        """
+        return self._log_probabilities[[self._slots[row][0] for row in ids]]
+
+    def keep_best(self, ids: Sequence[int], scores: Tensor, count: int) -> list[int]:
+        """Keep the best of each `count` rows, score it no longer, and remove the others.
+
+        Args:
+            ids: IDs of n * count rows, those of the first group first.
+            scores: float [n * count], higher for better ones; the first of equal ones is kept.
+            count: rows of a group.
+
+        Returns:
+            The ID of the row of each group.
+        """
+        best = np.asarray(scores.cpu()).reshape(-1, count).argmax(1)
+        kept = [ids[group * count + row] for group, row in enumerate(best)]
+        self.remove(sorted(set(ids) - set(kept)))
+        self._scored -= set(kept)
+        return kept
+
     def codes_drawn(self, row: int) -> int:
         """Return the number of codes that a row has."""
         return self._rows.positions[self._slots[row][0]]
@@ -220,6 +266,7 @@ class DecodeBatch(BoundToProcess):
             del self._slots[row]
             self._scheduled.pop(row, None)
         self._with_fixed_codes -= gone
+        self._scored -= gone
         del self._slot_ids[keep:]
         if keep == 0:
             self._rows.cache.clear()
@@ -228,6 +275,7 @@ class DecodeBatch(BoundToProcess):
         self._rows.copy_row(source, target)
         if self._fixed_codes is not None:
             self._fixed_codes[target] = self._fixed_codes[source]
+        self._log_probabilities[target] = self._log_probabilities[source]
         self._slot_ids[target] = owner = self._slot_ids[source]
         slots = self._slots[owner]
         slots[slots.index(source)] = target

@@ -66,7 +66,7 @@ from anytime_ar.sampling.arguments import (
 from anytime_ar.sampling.batch import MAX_ROWS
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.cost_model import CostModel
-from anytime_ar.sampling.plan import Label, Plan, label_indices
+from anytime_ar.sampling.plan import Label, Plan, default_candidate_codes, label_indices
 from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
 from anytime_ar.sampling.sampler import Sampler
 
@@ -514,6 +514,9 @@ class AnytimeModel:
             labels = self.likeliest_labels(codes)
         if labels is not None:
             options["label"] = labels.repeat_interleave(n).tolist()
+        if options.get("candidates", 1) != 1 and options.get("candidate_codes") is None:
+            beginning = keep + default_candidate_codes(self.code_length)
+            options["candidate_codes"] = min(beginning, self.code_length)
         if keep:
             options["fixed_codes"] = codes[:, :keep].repeat_interleave(n, 0)
         return self.plan(len(codes) * n, **options)
@@ -615,6 +618,9 @@ class AnytimeModel:
             sampling_params=sampling_params_from(options, self.bundle.card.sampling_params),
             fixed_codes=options.get("fixed_codes"),
             conditions=options.get("conditions"),
+            candidates=options.get("candidates", 1),
+            candidate_codes=options.get("candidate_codes"),
+            candidate_scorer=options.get("candidate_scorer"),
             vocabulary=self.sampler.decoder.vocabulary,
         )
         return plan, budget_from(options)

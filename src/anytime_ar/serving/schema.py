@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
 
 from anytime_ar.config import Config
+from anytime_ar.sampling.plan import MAX_CANDIDATES
 from anytime_ar.serving.engine.jobs import StopReason
 
 SampleFormat = Literal["png", "webp", "wav", "npy", "csv"]
@@ -79,6 +80,27 @@ class ResponseOptions(RequestBody):
     """Include the codes of each sample in the response."""
 
 
+class VaryParams(RequestBody):
+    """Sample whose first codes are kept. Exactly one of `id` and `sample` is given."""
+
+    id: SampleId | None = None
+    """Id of earlier samples, within their session."""
+    index: Annotated[StrictInt, Field(ge=0, lt=MAX_SAMPLES)] = 0
+    """Index of the sample among those with the id."""
+    sample: str | None = None
+    """Sample as a file in base64, as for /v1/encode. Its class is `label`, or else the one under
+    which the prior finds its codes most likely."""
+    keep: Annotated[StrictInt, Field(ge=0)]
+    """Number of codes to keep, from 0 up to all that the sample has."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        """Check that there is one sample to vary."""
+        if (self.id is None) == (self.sample is None):
+            raise ValueError("pass either id or sample")
+        return self
+
+
 class SampleRequest(BudgetParams, ResponseOptions):
     """Request for new samples."""
 
@@ -109,8 +131,33 @@ class SampleRequest(BudgetParams, ResponseOptions):
     """Scale of classifier-free guidance, 0 to 100. 1 follows the label as trained, more than 1
     follows it more strongly, and 0 ignores it. Any value except 1 doubles the cost. A number or a
     schedule."""
+    fixed_codes: (
+        Annotated[
+            tuple[Annotated[tuple[StrictInt, ...], Field(min_length=1)], ...],
+            Field(min_length=1, max_length=MAX_SAMPLES),
+        ]
+        | None
+    ) = None
+    """Codes that are given rather than drawn: one list for all samples, or one for each. -1 marks
+    codes to draw, as are all after the end of a list."""
+    candidates: Annotated[StrictInt, Field(ge=1, le=MAX_CANDIDATES)] = 1
+    """Number of beginnings that are drawn of each sample. The one that the prior finds likeliest is
+    continued. Each takes a batch row."""
+    candidate_codes: Codes | None = None
+    """Number of codes of a beginning, which every sample gets. The default is a quarter of the code
+    length."""
+    vary: VaryParams | None = None
+    """Sample to vary: its first codes are kept, and the others drawn. By default nothing is kept.
+    Sampling parameters that are not given are those of the earlier samples."""
     id: SampleId | None = None
     """Id by which to stop or refine the samples. By default the server chooses one."""
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> Self:
+        """Check that codes are not fixed twice."""
+        if self.vary is not None and self.fixed_codes is not None:
+            raise ValueError("vary fixes codes itself; omit fixed_codes")
+        return self
 
 
 class RefineRequest(BudgetParams, ResponseOptions):

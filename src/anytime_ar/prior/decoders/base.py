@@ -179,6 +179,19 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
                 updated.
             count: number of rows.
         """
+        self.step_with_logits(state, count)
+
+    @default_torch_modes()
+    def step_with_logits(self, state: StateT, count: int) -> Tensor:
+        """Sample as `step` does, and return the logits that the codes are sampled from.
+
+        Args:
+            state: as for `step`.
+            count: number of rows.
+
+        Returns:
+            float32 [count, V], before guidance and the other sampling parameters.
+        """
         logits = self.logits(state, count).to(state.noise.device)
         positions = state.positions[:count]
         noise, codes = state.noise[:count], state.codes[:count]
@@ -191,6 +204,7 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             codes.scatter_(1, at, sampled[:, None])
         for slot in range(count):
             state.positions[slot] += 1
+        return logits
 
     def set_conditions(
         self,

@@ -230,6 +230,12 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
         """Sample the next code of the first `count` rows; see `PriorDecoder.step`."""
         self._call(state, 0, count, sample=True)
 
+    def step_with_logits(self, state: NativeDecodeState, count: int) -> Tensor:
+        """Sample the next codes and return their logits; see `PriorDecoder.step_with_logits`."""
+        logits = torch.empty(count, self.vocabulary, dtype=torch.float32, device="cpu")
+        self._call(state, 0, count, sample=True, logits=logits)
+        return logits
+
     def logits(self, state: NativeDecodeState, count: int) -> Tensor:
         """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
         logits = torch.empty(count, self.vocabulary, dtype=torch.float32, device="cpu")

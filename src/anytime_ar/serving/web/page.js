@@ -104,7 +104,7 @@ function begin(path, body, mine) {
 function watch(mine) {
   mine.frozen = false;
   $("stop").disabled = false;
-  $("refine").disabled = true;
+  $("refine").disabled = $("vary").disabled = true;
   say("Drawing:");
   showProgress(mine);
   play(mine);
@@ -147,6 +147,22 @@ async function refine() {
   begin(`/v1/samples/${mine.id}/refine`, { codes }, mine);
 }
 
+// Requests variations of one of the samples, with as many of its codes kept as the page says.
+async function vary() {
+  const mine = drawing;
+  $("vary").disabled = true;
+  await mine.finished;
+  if (mine !== drawing) return;
+  const keep = Number($("keep").value);
+  const body = {
+    vary: { id: mine.id, index: Number($("chosen").value) - 1, keep },
+    n: Number($("count").value),
+    codes: Math.max(keep, Number($("codes").value)),
+  };
+  if ($("deadline").value !== "") body.deadline_ms = Number($("deadline").value);
+  begin("/v1/samples", body, newDrawing());
+}
+
 // ---------------------------------------------------------------- showing
 
 // Apart from the status, so that screen readers do not announce every code.
@@ -173,6 +189,7 @@ const WHY = {
 
 function settle(mine) {
   $("stop").disabled = true;
+  $("vary").disabled = !mine.id;
   $("refine").disabled = !mine.id || mine.played >= model().code_length;
   if (mine.frozen && mine.played !== mine.end?.codes_drawn) {
     return say(`Stopped at ${mine.played} of ${model().code_length} codes.`);
@@ -325,7 +342,10 @@ function chooseModel() {
   stopServer(drawing);
   drawing = null;
   $("samples").replaceChildren();
-  $("stop").disabled = $("refine").disabled = true;
+  $("stop").disabled = $("refine").disabled = $("vary").disabled = true;
+  $("chosen").value = 1;
+  $("keep").max = length;
+  $("keep").value = Math.round(length / 2);
   $("label-field").hidden = !labels;
   $("label").replaceChildren(
     new Option("any", ""),
@@ -388,6 +408,11 @@ async function start() {
   $("form").addEventListener("submit", draw);
   $("stop").addEventListener("click", stop);
   $("refine").addEventListener("click", refine);
+  $("vary").addEventListener("click", vary);
+  $("samples").addEventListener("click", ({ target }) => {
+    const index = [...$("samples").children].indexOf(target.closest("figure"));
+    if (index >= 0) $("chosen").value = index + 1;
+  });
   $("codes").addEventListener("input", scrub);
   window.addEventListener("resize", () => (drawCurve(), mark()));
   document.addEventListener("keydown", (event) => {

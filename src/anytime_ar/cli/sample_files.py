@@ -201,7 +201,8 @@ class SampleFiles:
         Raises:
             InputError: `out` cannot be written.
         """
-        if not _is_image(out) and len(samples) == 1:
+        is_sheet = _is_image(out) and self.media.modality != "image"
+        if len(samples) == 1 and not is_sheet:
             self.media.write(out, samples[0])
             return WrittenFiles(out)
         written = _create_output(out)

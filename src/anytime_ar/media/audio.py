@@ -422,9 +422,8 @@ def write_audio(
         try:
             output = soundfile.SoundFile(file, "w", sample_rate, channels, format=kind)
         except soundfile.LibsndfileError as error:
-            raise InputError(
-                f"{path}: {kind} has no {sample_rate} Hz with {channels} channels; use .wav"
-            ) from error
+            many = "" if channels == 1 else f" with {channels} channels"
+            raise InputError(f"{path}: {kind} has no {sample_rate} Hz{many}; use .wav") from error
         with output:
             for block in blocks:
                 if tuple(block.shape[:-1]) != (() if channels == 1 else (channels,)):

@@ -35,12 +35,9 @@ def array_source(config: DataConfig, path: Path) -> DataSource:
         DataError: the file cannot be read, or the names of its arrays are no splits.
     """
     try:
-        opened: Any = np.load(path, allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            arrays = {"train": opened}
-        else:
-            with opened:
-                arrays = dict(opened)
+        with path.open("rb") as file:
+            opened: Any = np.load(file, allow_pickle=False)
+            arrays = {"train": opened} if isinstance(opened, np.ndarray) else dict(opened)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path}: does not read as arrays of numbers ({error}); save it again with numpy.savez"

@@ -51,6 +51,10 @@ class Condition(ConfigUnion):
             InputError: the model does not know such a value.
         """
 
+    @abc.abstractmethod
+    def decode(self, row: Tensor) -> Any:
+        """Convert the row of a tensor to a value that `encode` takes; None: not given."""
+
     @property
     @abc.abstractmethod
     def hidden(self) -> Tensor:
@@ -90,6 +94,10 @@ class ClassCondition(Condition):
                 f"0..{len(self.names) - 1} or a name, such as {', '.join(known)}"
             )
         return torch.tensor(index, dtype=torch.int64, device="cpu")
+
+    def decode(self, row: Tensor) -> int | None:
+        """Return the number of a class; see `Condition.decode`."""
+        return int(row) if int(row) < len(self.names) else None
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
@@ -136,6 +144,10 @@ class VectorCondition(Condition):
             )
         return row
 
+    def decode(self, row: Tensor) -> list[float] | None:
+        """Return the numbers of a vector; see `Condition.decode`."""
+        return None if row.isnan().any() else row.tolist()
+
     def is_valid(self, rows: Tensor) -> bool:
         """Return whether a tensor is float32 [n, width] without partly hidden rows."""
         if rows.dtype != torch.float32 or rows.dim() != 2 or rows.shape[1] != self.width:
@@ -179,6 +191,10 @@ class TextCondition(TokenCondition):
     """A text."""
     words: tuple[str, ...] = Field(min_length=1, max_length=MAX_WORDS)
     """The words that the model knows, in lower case; token i + 1 is word i."""
+
+    def decode(self, row: Tensor) -> str | None:
+        """Return the words of a text; see `Condition.decode`."""
+        return " ".join(self.words[token - 1] for token in row.tolist() if token) or None
 
     @field_validator("words")
     @classmethod
@@ -251,6 +267,10 @@ class CodesCondition(TokenCondition):
                 f"condition {name} has the code {wrong[0]}; pass codes in 0..{self.vocabulary - 1}"
             )
         return self._padded([code + 1 for code in value])
+
+    def decode(self, row: Tensor) -> list[int] | None:
+        """Return the codes; see `Condition.decode`."""
+        return [token - 1 for token in row.tolist() if token] or None
 
 
 def split_words(text: str) -> list[str]:
@@ -327,6 +347,20 @@ def _encode(condition: Condition, given: Any, name: str, n: int) -> Tensor:
             f"condition {name} has {len(value)} values for {n} samples; pass one, or {n}"
         )
     return torch.stack([condition.encode(one, name) for one in value])
+
+
+def decode_conditions(
+    known: Mapping[str, Condition], conditions: Conditions, index: int
+) -> dict[str, Any]:
+    """Return the values of the conditions that one sample is given.
+
+    Args:
+        known: conditions of the model, by name.
+        conditions: conditions of n samples.
+        index: number of the sample, 0..n-1.
+    """
+    values = {name: known[name].decode(rows[index]) for name, rows in conditions.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def hidden_conditions(

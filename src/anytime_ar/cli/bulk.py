@@ -126,6 +126,7 @@ def run_sample(arguments: Namespace) -> None:
         codes=arguments.codes,
         quality=arguments.quality,
         label=label,
+        conditions=arguments.conditions,
         fixed_codes=arguments.fixed_codes,
         save=arguments.save,
         sharding=read_config(ShardingConfig, arguments),

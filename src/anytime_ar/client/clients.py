@@ -109,7 +109,8 @@ class Client(_Calls):
             deadline_s: Seconds for the whole call with its retries; each try sends the time that is
                 left. None: no deadline and no retry.
             **options: `model`, `label`, `seed`, `first`, `codes`, `quality`, `min_codes`,
-                `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `fixed_codes`,
+                `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `conditions`,
+                `condition_guidance`, `fixed_codes`,
                 `candidates`, `candidate_codes`, `with_codes`, `id`; see /openapi.json of the
                 server.
 

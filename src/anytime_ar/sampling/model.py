@@ -32,7 +32,7 @@ from anytime_ar.bundle.format import (
     summarize_bundle,
 )
 from anytime_ar.codes import as_codes, check_codes
-from anytime_ar.conditions import Condition, encode_conditions
+from anytime_ar.conditions import Condition, Conditions, encode_conditions
 from anytime_ar.config import check_int, format_validation_error
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner
@@ -244,6 +244,11 @@ class AnytimeModel:
     def conditions(self) -> Mapping[str, Condition]:
         """What samples can be conditioned on beside the label, by name."""
         return self.bundle.card.data.conditions
+
+    def slots_per_sample(self, params: SamplingParams) -> int:
+        """Return the rows of a batch that a sample takes: one more for each guidance."""
+        conditional = self.labels is not None or bool(self.conditions)
+        return 1 + (len(params.guidance_scales) if conditional else 0)
 
     @property
     def can_sample(self) -> bool:
@@ -496,9 +501,10 @@ class AnytimeModel:
             )
         state = x.state if isinstance(x, Preview) else x
         labels: Tensor | None = None
+        conditions: Conditions | None = None
         if isinstance(state, SamplingState):
             plan = state.plan_for(self)
-            codes, labels = state.codes, plan.labels
+            codes, labels, conditions = state.codes, plan.labels, plan.conditions
             options = {**plan.sampling_params.model_dump(), **options}  # type: ignore[typeddict-item]
         else:
             codes = self._codes_of(state)
@@ -514,6 +520,11 @@ class AnytimeModel:
             labels = self.likeliest_labels(codes)
         if labels is not None:
             options["label"] = labels.repeat_interleave(n).tolist()
+        if conditions is not None and options.get("conditions") is None:
+            options["conditions"] = {
+                name: [self.conditions[name].decode(row) for row in rows.repeat_interleave(n, 0)]
+                for name, rows in conditions.items()
+            }
         if options.get("candidates", 1) != 1 and options.get("candidate_codes") is None:
             beginning = keep + default_candidate_codes(self.code_length)
             options["candidate_codes"] = min(beginning, self.code_length)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from anytime_ar.config import Config
 from anytime_ar.sampling.plan import MAX_CANDIDATES
@@ -32,6 +40,9 @@ ScheduleField = (
         Field(min_length=1, max_length=64),
     ]
 )
+ConditionName = Annotated[str, Field(max_length=200)]
+MAX_CONDITIONS = 256
+"""Maximum conditions of a request."""
 Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
 ID_PATTERN = r"^[A-Za-z0-9_-]{8,64}$"
 SampleId = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -113,6 +124,11 @@ class SampleRequest(BudgetParams, ResponseOptions):
     label: Label | Annotated[tuple[Label, ...], Field(max_length=MAX_SAMPLES)] | None = None
     """Class of all samples, or one class for each, by name or index. By default classes are sampled
     with their frequency in the training data."""
+    conditions: Annotated[
+        dict[ConditionName, JsonValue] | None, Field(max_length=MAX_CONDITIONS)
+    ] = None
+    """Values of the model's other conditions by name: a class, a list of numbers, a text or codes;
+    one for all samples, or a list with one for each. What is left out is not given."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] | None = None
     """Seed of the random numbers. Equal seeds give equal samples under any load. By default the
     server chooses a fresh seed."""
@@ -128,9 +144,14 @@ class SampleRequest(BudgetParams, ResponseOptions):
     """Nucleus sampling, above 0 and up to 1: sample from the fewest most likely codes whose
     probabilities add up to it. A number or a schedule."""
     guidance: ScheduleField | None = None
-    """Scale of classifier-free guidance, 0 to 100. 1 follows the label as trained, more than 1
-    follows it more strongly, and 0 ignores it. Any value except 1 doubles the cost. A number or a
-    schedule."""
+    """Scale of classifier-free guidance, 0 to 100. 1 follows label and conditions as trained, more
+    than 1 follows them more strongly, and 0 ignores them. Any value except 1 doubles the cost. A
+    number or a schedule."""
+    condition_guidance: Annotated[
+        dict[ConditionName, ScheduleField] | None, Field(max_length=MAX_CONDITIONS)
+    ] = None
+    """Scale of guidance of single conditions by name, given the others, where `label` is the class.
+    Each value except 1 costs one more batch row for each sample."""
     fixed_codes: (
         Annotated[
             tuple[Annotated[tuple[StrictInt, ...], Field(min_length=1)], ...],
@@ -255,6 +276,8 @@ class SampleResponse(PreviewResponse):
     """Index of the first sample within the seed."""
     labels: list[str] | None
     """Class name of each sample. null if the model has no labels."""
+    conditions: list[dict[str, JsonValue]] | None = None
+    """Conditions that each sample was given, by name. null if the model has no conditions."""
     stop_reason: StopReason
     """Reason why sampling stopped. `complete`: the samples have all requested codes. `deadline`: no
     time was left. `load`: other requests needed the slots. `cancelled`: the client stopped it.
@@ -307,6 +330,23 @@ class CurvePointInfo(ResponseBody):
     server has measured its costs."""
 
 
+class ConditionInfo(ResponseBody):
+    """Kind and values of one condition."""
+
+    kind: Literal["class", "vector", "text", "codes"]
+    """Kind of the values: a class by name or index, a list of numbers, a text, or codes."""
+    names: list[str] | None
+    """Names of the classes. null for other kinds."""
+    width: int | None
+    """Numbers of a vector. null for other kinds."""
+    max_tokens: int | None
+    """Maximum words of a text, or codes. null for other kinds."""
+    vocabulary: int | None
+    """Number of words that the model knows, or of values of a code. null for other kinds."""
+    words: list[str] | None
+    """Some of the words that the model knows. null for other kinds."""
+
+
 class ModelInfo(ResponseBody):
     """Shapes, labels, formats and curve of one model."""
 
@@ -322,6 +362,8 @@ class ModelInfo(ResponseBody):
     """Number of different values that a code can have."""
     labels: list[str] | None
     """Names of the classes. null if the model has no labels."""
+    conditions: dict[str, ConditionInfo]
+    """What samples can be conditioned on beside the label, by name."""
     formats: list[str]
     """File formats that samples can be requested in, the default first."""
     slots: int

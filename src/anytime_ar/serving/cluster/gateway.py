@@ -11,6 +11,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
 from anytime_ar.errors import InputError
+from anytime_ar.prior import SamplingParams
 from anytime_ar.serving.cluster.load_balancer import Dispatcher, ReplicaLostError, ReplicaPool
 from anytime_ar.serving.cluster.replica import RemoteError, ReplicaReply
 from anytime_ar.serving.config import ServingConfig
@@ -274,7 +275,9 @@ class GatewaySampleService:
                 answer = _unwrap(reply, context)
         assert isinstance(answer, SampleResponse)
         assert answer.codes is not None
-        own = {name: getattr(again, name) for name in ("temperature", "top_k", "top_p", "guidance")}
+        own = {name: getattr(again, name) for name in SamplingParams.model_fields}
+        if answer.conditions is not None:
+            own["conditions"] = answer.conditions[vary.index]
         request = request.model_copy(
             update={
                 "model": answer.model,

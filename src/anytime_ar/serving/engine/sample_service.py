@@ -15,8 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
+from anytime_ar.conditions import decode_conditions
 from anytime_ar.errors import InputError
+from anytime_ar.prior import SamplingParams
 from anytime_ar.sampling import Budget
+from anytime_ar.sampling.arguments import sampling_params_from
 from anytime_ar.sampling.budget import codes_for_quality
 from anytime_ar.sampling.plan import Plan, default_candidate_codes
 from anytime_ar.sampling.sampler import check_beginning_fits
@@ -43,7 +46,7 @@ from anytime_ar.serving.schema import (
     VaryParams,
 )
 
-_OPTIONS = ("label", "temperature", "top_k", "top_p", "guidance", "fixed_codes")
+_OPTIONS = ("label", "conditions", *SamplingParams.model_fields, "fixed_codes")
 SEED_BITS = 48
 """Bits of fresh seeds. Programs that read JSON numbers as doubles represent them exactly."""
 
@@ -153,7 +156,10 @@ class SampleService:
             raise InputError(
                 f"vary.index={vary.index} is outside 0..{len(plan) - 1}, the samples {vary.id!r}"
             )
-        own = {"model": session.model, **dict(plan.sampling_params)}
+        own = {"model": session.model, **plan.sampling_params.model_dump()}
+        if plan.conditions is not None:
+            known = self._models.get(session.model).model.conditions
+            own["conditions"] = decode_conditions(known, plan.conditions, vary.index)
         request = request.model_copy(
             update={name: value for name, value in own.items() if getattr(request, name) is None}
         )
@@ -395,9 +401,12 @@ def _check_rows(served: ServedModel, request: SampleRequest) -> None:
     Raises:
         InputError: The samples take more rows than the model has slots.
     """
-    n, guidance, candidates = request.n, request.guidance, request.candidates
-    guided = served.model.bundle.card.sampling_params.guided if guidance is None else guidance != 1
-    rows = n * candidates * (2 if guided and served.model.labels is not None else 1)
+    n, candidates, model = request.n, request.candidates, served.model
+    names = SamplingParams.model_fields
+    given = {name: value for name in names if (value := getattr(request, name)) is not None}
+    params = sampling_params_from(given, model.bundle.card.sampling_params)
+    guided = model.slots_per_sample(params) - 1
+    rows = n * candidates * (1 + guided)
     if rows > served.slots:
         raise InputError(
             f"n={n}{f' with {candidates} candidates' if candidates > 1 else ''}"
@@ -492,10 +501,18 @@ class ResponseWriter:
             seed=job.plan.seed,
             first=job.plan.first,
             labels=_labels(self.served, job.plan),
+            conditions=_conditions(self.served, job.plan),
             stop_reason=event.stop_reason,
             expires_in_s=expires_in_s,
             timing=timing(event, self.context),
         )
+
+
+def _conditions(served: ServedModel, plan: Plan) -> list[dict[str, Any]] | None:
+    if plan.conditions is None:
+        return None
+    known, given = served.model.conditions, plan.conditions
+    return [decode_conditions(known, given, i) for i in range(len(plan))]
 
 
 def _labels(served: ServedModel, plan: Plan) -> list[str] | None:

@@ -115,6 +115,10 @@ function draw(event) {
   stopServer(drawing);
   const body = { model: model().name, n: Number($("count").value), codes: Number($("codes").value) };
   if ($("label").value !== "") body.label = Number($("label").value);
+  const given = [...$("conditions").querySelectorAll("[name]")].filter((field) => field.value !== "");
+  if (given.length) {
+    body.conditions = Object.fromEntries(given.map((field) => [field.name, field.read(field.value)]));
+  }
   if ($("seed").value !== "") body.seed = Number($("seed").value);
   if ($("deadline").value !== "") body.deadline_ms = Number($("deadline").value);
   begin("/v1/samples", body, newDrawing());
@@ -337,8 +341,30 @@ function scrub() {
   mark();
 }
 
+// A control for a condition: a list of classes, or a field for a text or numbers.
+function conditionField([name, { kind, names, words, width, max_tokens: tokens }]) {
+  const label = Object.assign(document.createElement("label"), { textContent: `${name} ` });
+  if (kind === "class") {
+    const field = Object.assign(document.createElement("select"), { name, read: Number });
+    field.replaceChildren(new Option("any", ""), ...names.map((one, i) => new Option(one, i)));
+    label.append(field);
+    return label;
+  }
+  const numbers = (text) => text.split(/[\s,]+/).filter(Boolean).map(Number);
+  const field = Object.assign(document.createElement("input"), {
+    name,
+    read: kind === "text" ? String : numbers,
+    placeholder:
+      kind === "text"
+        ? words.slice(0, 3).join(" ")
+        : kind === "vector" ? `${width} numbers` : `up to ${tokens} codes`,
+  });
+  label.append(field);
+  return label;
+}
+
 function chooseModel() {
-  const { labels, code_length: length, slots } = model();
+  const { labels, conditions, code_length: length, slots } = model();
   stopServer(drawing);
   drawing = null;
   $("samples").replaceChildren();
@@ -351,6 +377,7 @@ function chooseModel() {
     new Option("any", ""),
     ...(labels ?? []).map((name, i) => new Option(name, i)),
   );
+  $("conditions").replaceChildren(...Object.entries(conditions).map(conditionField));
   $("count").max = slots;
   $("count").value = Math.min($("count").value, Math.max(1, Math.floor(slots / 2)));
   $("codes").max = length;

@@ -78,13 +78,13 @@ class TokenEncoder(nn.Module):
         """Build embeddings of tokens, of the empty place and of positions."""
         super().__init__()
         self.embedding = nn.Embedding(condition.token_count + 1, config.width)
-        self.positions = nn.Embedding(condition.max_tokens, config.width)
+        self.position_embedding = nn.Embedding(condition.max_tokens, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.token_layers))
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Encode tokens int64 [B, max_tokens] to [B, max_tokens, E]."""
-        x = self.embedding(tokens) + self.positions.weight
+        x = self.embedding(tokens) + self.position_embedding.weight
         for block in self.blocks:
             x = block(x, causal=False)
         return self.norm(x)

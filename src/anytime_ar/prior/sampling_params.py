@@ -180,8 +180,10 @@ def link_rows(params: ctypes.Array[RowSamplingParams], slots: Sequence[int]) -> 
     """
     row, *unconditional = slots
     params[row].unconditional_slot = unconditional[0] if unconditional else NO_UNCONDITIONAL
-    for slot, following in zip(unconditional, [*unconditional[1:], NO_UNCONDITIONAL], strict=True):
+    following = NO_UNCONDITIONAL
+    for slot in reversed(unconditional):
         params[slot].unconditional_slot, params[slot].next_slot = IS_UNCONDITIONAL, following
+        following = slot
 
 
 def apply_guidance(with_label: Tensor, without_label: Tensor, scale: float) -> Tensor:

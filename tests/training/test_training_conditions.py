@@ -1,0 +1,94 @@
+"""A prior learns what its conditions say of the samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training_fakes import tiny
+
+from anytime_ar.conditions import ClassCondition
+from anytime_ar.data import DataConfig
+from anytime_ar.errors import InputError
+from anytime_ar.prior import Prior, PriorConfig
+from anytime_ar.runtime.distributed import FULL_BATCH
+from anytime_ar.sampling import load
+from anytime_ar.training import PriorTrainingConfig, train
+from anytime_ar.training.stages.prior import PriorObjective
+
+COUNT = 160
+CONDITIONS: dict[str, Any] = {"side": {}, "text": {"kind": "text"}, "level": {"kind": "vector"}}
+
+
+def halves() -> tuple[Tensor, None, dict[str, Any]]:
+    """Images of which one half is bright, as bright as a text and a number say."""
+    generator = torch.Generator().manual_seed(0)
+    left, bright = torch.randint(2, (2, COUNT), generator=generator).bool()
+    samples = torch.full((COUNT, 1, 8, 8), -1.0)
+    values = torch.where(bright, 1.0, 0.0)
+    samples[left, :, :, :4] = values[left].view(-1, 1, 1, 1)
+    samples[~left, :, :, 4:] = values[~left].view(-1, 1, 1, 1)
+    named = {
+        "side": ["left" if one else "right" for one in left],
+        "text": ["bright" if one else "quite dim" for one in bright],
+        "level": [5 * float(one) for one in bright],
+    }
+    return samples, None, named
+
+
+def test_samples_follow_each_condition(tmp_path: Path) -> None:
+    usual = tiny()
+    config = tiny(
+        data=DataConfig(conditions=CONDITIONS),
+        autoencoder_training=usual.autoencoder_training.model_copy(update={"steps": 60}),
+        decoder_gan=None,
+        prior=PriorConfig(layers=1, width=16, heads=2, dropout=0, condition_dropout=0.3),
+        prior_training=PriorTrainingConfig(steps=120, batch_size=64, validate_every=40),
+        precision="32-true",
+    )
+    model = train(config, tmp_path, data=halves(), show_progress=False)
+    assert list(model.conditions) == ["side", "text", "level"]
+    samples, _, named = halves()
+    codes = model.encode(samples)
+    of_all = {name: model.nll(codes, conditions={name: named[name]}).sum(1) for name in named}
+    without = model.nll(codes).sum(1)
+    for name, costs in of_all.items():
+        assert (without - costs).mean() > 0.4, name  # a bit at most, in nats 0.69
+    both = {"side": "left", "text": "bright"}
+    drawn = model.sample(32, seed=0, conditions=both, guidance=2.0)
+    assert drawn[..., :4].mean() > drawn[..., 4:].mean() + 1
+    again = load(tmp_path / "bundle")
+    assert torch.equal(again.sample(32, seed=0, conditions=both, guidance=2.0), drawn)
+
+
+def test_conditions_are_hidden_alone_and_together() -> None:
+    prior = tiny_prior()
+    objective = PriorObjective(prior).train()
+    labels, given = torch.zeros(400, dtype=torch.int64), {"side": torch.zeros(400).long()}
+    generator = torch.Generator().manual_seed(0)
+    new_labels, new = objective._drop(labels, labels, given, generator, FULL_BATCH)
+    assert new_labels is not None
+    assert new is not None
+    no_label, no_side = new_labels == prior.no_label, new["side"] == 2
+    shares = [
+        float(one.float().mean())
+        for one in (no_label & no_side, no_label & ~no_side, ~no_label & no_side)
+    ]
+    together = 0.5 + 0.5 * 0.2 * 0.2
+    assert shares == pytest.approx([together, 0.5 * 0.16, 0.5 * 0.16], abs=0.06)
+
+
+def tiny_prior() -> Any:
+    config = PriorConfig(layers=1, width=8, heads=1, label_dropout=0.5, condition_dropout=0.2)
+    return Prior(config, 3, 4, 1, {"side": ClassCondition(names=("left", "right"))})
+
+
+def test_priors_of_others_take_no_conditions(tmp_path: Path) -> None:
+    config = tiny(data=DataConfig(conditions=CONDITIONS)).model_copy(
+        update={"prior": tiny().model_validate({"prior": {"kind": "huggingface_prior"}}).prior}
+    )
+    with pytest.raises(InputError, match="huggingface_prior does not take; drop them"):
+        train(config, tmp_path, data=halves(), show_progress=False)

@@ -102,6 +102,14 @@ def test_what_no_model_knows_is_named(given: dict[str, Any], message: str) -> No
     assert message in str(caught.value)
 
 
+def test_numbers_in_a_list_are_those_of_samples_where_one_is_taken() -> None:
+    known: dict[str, Condition] = {"level": VectorCondition(width=1)}
+    for value, rows in ((2, [[2.0]] * 3), ([2], [[2.0]] * 3), ([1, 2, None], [[1.0], [2.0]])):
+        assert encode_conditions(known, {"level": value}, 3)["level"][: len(rows)].tolist() == rows
+    with pytest.raises(InputError, match="2 values for 3 samples"):
+        encode_conditions(known, {"level": [1, 2]}, 3)
+
+
 def test_words_of_texts_are_those_of_the_condition() -> None:
     condition = text_condition(["A key", "the KEY of life's lock", ""], None, "text")
     assert condition.words == ("a", "key", "life's", "lock", "of", "the")

@@ -337,8 +337,10 @@ def encode_conditions(
 def _encode(condition: Condition, given: Any, name: str, n: int) -> Tensor:
     """Convert one value, or n values, of a condition to a tensor of n rows."""
     value = to_python(given)
-    of_numbers = isinstance(condition, VectorCondition | CodesCondition)
     is_list = isinstance(value, list | tuple)
+    of_numbers = isinstance(condition, VectorCondition | CodesCondition)
+    if isinstance(condition, VectorCondition) and condition.width == 1 and is_list:
+        of_numbers = len(value) == 1  # a list of n numbers has one for each sample
     flat = is_list and not any(x is None or isinstance(x, list | tuple) for x in value)
     if not is_list or (of_numbers and flat):
         return condition.encode(value, name).expand(n, *condition.hidden.shape).contiguous()

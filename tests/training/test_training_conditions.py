@@ -16,25 +16,24 @@ from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior, PriorConfig
 from anytime_ar.runtime.distributed import FULL_BATCH
 from anytime_ar.sampling import load
-from anytime_ar.training import PriorTrainingConfig, train
+from anytime_ar.training import OptimizerConfig, PriorTrainingConfig, train
 from anytime_ar.training.stages.prior import PriorObjective
 
 COUNT = 160
 CONDITIONS: dict[str, Any] = {"side": {}, "text": {"kind": "text"}, "level": {"kind": "vector"}}
 
 
-def halves() -> tuple[Tensor, None, dict[str, Any]]:
-    """Images of which one half is bright, as bright as a text and a number say."""
+def quarters() -> tuple[Tensor, None, dict[str, Any]]:
+    """Images of which one quarter is bright: left or right, up as a text and a number say."""
     generator = torch.Generator().manual_seed(0)
-    left, bright = torch.randint(2, (2, COUNT), generator=generator).bool()
+    left, up = torch.randint(2, (2, COUNT), generator=generator).bool()
     samples = torch.full((COUNT, 1, 8, 8), -1.0)
-    values = torch.where(bright, 1.0, 0.0)
-    samples[left, :, :, :4] = values[left].view(-1, 1, 1, 1)
-    samples[~left, :, :, 4:] = values[~left].view(-1, 1, 1, 1)
+    for i in range(COUNT):
+        samples[i, :, 4 * (not up[i]) :, 4 * (not left[i]) :][:, :4, :4] = 1
     named = {
         "side": ["left" if one else "right" for one in left],
-        "text": ["bright" if one else "quite dim" for one in bright],
-        "level": [5 * float(one) for one in bright],
+        "text": ["up" if one else "far down" for one in up],
+        "level": [5 * float(one) for one in up],
     }
     return samples, None, named
 
@@ -46,20 +45,26 @@ def test_samples_follow_each_condition(tmp_path: Path) -> None:
         autoencoder_training=usual.autoencoder_training.model_copy(update={"steps": 60}),
         decoder_gan=None,
         prior=PriorConfig(layers=1, width=16, heads=2, dropout=0, condition_dropout=0.3),
-        prior_training=PriorTrainingConfig(steps=120, batch_size=64, validate_every=40),
+        prior_training=PriorTrainingConfig(
+            steps=250,
+            batch_size=64,
+            validate_every=50,
+            optimizer=OptimizerConfig(kind="adamw", warmup_steps=3, learning_rate=1e-2),
+        ),
         precision="32-true",
     )
-    model = train(config, tmp_path, data=halves(), show_progress=False)
+    model = train(config, tmp_path, data=quarters(), show_progress=False)
     assert list(model.conditions) == ["side", "text", "level"]
-    samples, _, named = halves()
+    samples, _, named = quarters()
     codes = model.encode(samples)
     of_all = {name: model.nll(codes, conditions={name: named[name]}).sum(1) for name in named}
     without = model.nll(codes).sum(1)
     for name, costs in of_all.items():
-        assert (without - costs).mean() > 0.4, name  # a bit at most, in nats 0.69
-    both = {"side": "left", "text": "bright"}
+        assert (without - costs).mean() > 0.3, name  # a bit, 0.69 nats, at most
+    both = {"side": "left", "text": "up"}
     drawn = model.sample(32, seed=0, conditions=both, guidance=2.0)
-    assert drawn[..., :4].mean() > drawn[..., 4:].mean() + 1
+    assert drawn[..., :4, :4].mean() > drawn[..., 4:].mean() + 0.5
+    assert drawn[..., :4, :4].mean() > drawn[..., 4:, :].mean() + 0.5
     again = load(tmp_path / "bundle")
     assert torch.equal(again.sample(32, seed=0, conditions=both, guidance=2.0), drawn)
 
@@ -91,4 +96,4 @@ def test_priors_of_others_take_no_conditions(tmp_path: Path) -> None:
         update={"prior": tiny().model_validate({"prior": {"kind": "huggingface_prior"}}).prior}
     )
     with pytest.raises(InputError, match="huggingface_prior does not take; drop them"):
-        train(config, tmp_path, data=halves(), show_progress=False)
+        train(config, tmp_path, data=quarters(), show_progress=False)

@@ -61,12 +61,16 @@ def test_samples_follow_each_condition(tmp_path: Path) -> None:
     without = model.nll(codes).sum(1)
     for name, costs in of_all.items():
         assert (without - costs).mean() > 0.3, name  # a bit, 0.69 nats, at most
-    both = {"side": "left", "text": "up"}
-    drawn = model.sample(32, seed=0, conditions=both, guidance=2.0)
-    assert drawn[..., :4, :4].mean() > drawn[..., 4:].mean() + 0.5
-    assert drawn[..., :4, :4].mean() > drawn[..., 4:, :].mean() + 0.5
+    both: dict[str, Any] = {"conditions": {"side": "left", "text": "up"}, "seed": 0}
+    is_both = [i for i in range(COUNT) if (named["side"][i], named["text"][i]) == ("left", "up")]
+    expected = codes[is_both[0]]
+    usual_share, share = (
+        float((drawn == expected).all(1).float().mean())
+        for drawn in (model.sample_codes(64, seed=0), model.sample_codes(64, guidance=2.0, **both))
+    )
+    assert usual_share < 0.5 < 0.7 < share
     again = load(tmp_path / "bundle")
-    assert torch.equal(again.sample(32, seed=0, conditions=both, guidance=2.0), drawn)
+    assert torch.equal(again.sample_codes(8, **both), model.sample_codes(8, **both))
 
 
 def test_conditions_are_hidden_alone_and_together() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from independent_classifiers import (
+    STEPS,
     IndependentClassifier,
     convolutional,
     perceptron,
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--beginnings", type=int, nargs="+", required=True)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of a classifier")
     parser.add_argument("--out", type=Path, default=Path("runs/candidates.json"))
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -51,9 +53,8 @@ def main() -> None:
     labels = collect_labels(test)[: options.samples]
     judges = {}
     for name, kind in {"convolutional": convolutional, "perceptron": perceptron}.items():
-        network = train_classifier(
-            kind(model.sample_shape, len(data.label_names or ())), data.train
-        )
+        network = kind(model.sample_shape, len(data.label_names or ()))
+        network = train_classifier(network, data.train, options.steps)
         with torch.no_grad():
             judges[name] = (network, ReferenceDistribution(network(batch.data) for batch in test))
     settings = [(1, 0)] + [(c, m) for c in options.candidates for m in options.beginnings]

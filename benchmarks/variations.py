@@ -10,7 +10,7 @@ variations to the test images over the features of a classifier that took no par
 from __future__ import annotations
 
 import torch
-from independent_classifiers import convolutional, train_classifier
+from independent_classifiers import STEPS, convolutional, train_classifier
 from model_and_data import (
     BATCH,
     collect_labels,
@@ -29,12 +29,15 @@ def main() -> None:
     """Vary samples and test images, and print the table."""
     parser = make_parser(__doc__)
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the classifier")
     options = parser.parse_args()
     torch.manual_seed(0)
     model, data = load_model_and_data(options)
     with torch.enable_grad():
         network = train_classifier(
-            convolutional(model.sample_shape, len(data.label_names or ())), data.train
+            convolutional(model.sample_shape, len(data.label_names or ())),
+            data.train,
+            options.steps,
         )
     test = list(data.test.batches(BATCH))
     images = torch.cat([batch.data for batch in test])

@@ -23,18 +23,19 @@ from independent_classifiers import (
     STEPS,
     IndependentClassifier,
     convolutional,
+    feature_statistics,
     perceptron,
     train_classifier,
 )
 from model_and_data import BATCH, collect_labels, load_model_and_data, make_parser
 from torch import Tensor
 
-from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
+from anytime_ar.evaluation.metrics.frechet_distance import Gaussian
 from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel
 
-Judges = Mapping[str, tuple[IndependentClassifier, ReferenceDistribution]]
+Judges = Mapping[str, tuple[IndependentClassifier, Gaussian]]
 
 
 def main() -> None:
@@ -56,7 +57,10 @@ def main() -> None:
         network = kind(model.sample_shape, len(data.label_names or ()))
         network = train_classifier(network, data.train, options.steps)
         with torch.no_grad():
-            judges[name] = (network, ReferenceDistribution(network(batch.data) for batch in test))
+            judges[name] = (
+                network,
+                Gaussian(*feature_statistics(network(batch.data) for batch in test)),
+            )
     settings = [(1, 0)] + [(c, m) for c in options.candidates for m in options.beginnings]
     figures: dict[str, dict[str, list[float]]] = {}
     for candidates, beginning in settings:
@@ -92,7 +96,7 @@ def _distances(model: AnytimeModel, codes: Tensor, judges: Judges) -> dict[str, 
     """Return the Fréchet distance of decoded codes by the name of each classifier."""
     samples = model.decode(codes).split(BATCH)
     return {
-        name: reference.compare(map(network, samples)).fd
+        name: reference.frechet_distance(*feature_statistics(map(network, samples)))
         for name, (network, reference) in judges.items()
     }
 

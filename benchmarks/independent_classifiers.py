@@ -97,6 +97,12 @@ def train_classifier(
     return classifier.eval()
 
 
+def feature_statistics(features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean float64 [F] and the covariance float64 [F, F] of batches of features."""
+    rows = torch.cat([*features]).double()
+    return rows.mean(0), rows.T.cov()
+
+
 def main() -> None:
     """Train the classifiers, evaluate the model with them, and print the tables."""
     parser = make_parser(__doc__)

@@ -20,20 +20,22 @@ from typing import Any
 
 import torch
 from independent_classifiers import (
+    STEPS,
     IndependentClassifier,
     convolutional,
+    feature_statistics,
     perceptron,
     train_classifier,
 )
 from model_and_data import BATCH, collect_labels, load_model_and_data, make_parser
 from torch import Tensor
 
-from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
+from anytime_ar.evaluation.metrics.frechet_distance import Gaussian
 from anytime_ar.evaluation.report import align_table
 from anytime_ar.runtime.files import write_json
 from anytime_ar.sampling import AnytimeModel
 
-Judges = Mapping[str, tuple[IndependentClassifier, ReferenceDistribution]]
+Judges = Mapping[str, tuple[IndependentClassifier, Gaussian]]
 
 
 def main() -> None:
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--beginnings", type=int, nargs="+", required=True)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of a classifier")
     parser.add_argument("--out", type=Path, default=Path("runs/candidates.json"))
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -51,11 +54,13 @@ def main() -> None:
     labels = collect_labels(test)[: options.samples]
     judges = {}
     for name, kind in {"convolutional": convolutional, "perceptron": perceptron}.items():
-        network = train_classifier(
-            kind(model.sample_shape, len(data.label_names or ())), data.train
-        )
+        network = kind(model.sample_shape, len(data.label_names or ()))
+        network = train_classifier(network, data.train, options.steps)
         with torch.no_grad():
-            judges[name] = (network, ReferenceDistribution(network(batch.data) for batch in test))
+            judges[name] = (
+                network,
+                Gaussian(*feature_statistics(network(batch.data) for batch in test)),
+            )
     settings = [(1, 0)] + [(c, m) for c in options.candidates for m in options.beginnings]
     figures: dict[str, dict[str, list[float]]] = {}
     for candidates, beginning in settings:
@@ -91,7 +96,7 @@ def _distances(model: AnytimeModel, codes: Tensor, judges: Judges) -> dict[str, 
     """Return the Fréchet distance of decoded codes by the name of each classifier."""
     samples = model.decode(codes).split(BATCH)
     return {
-        name: reference.compare(map(network, samples)).fd
+        name: reference.frechet_distance(*feature_statistics(map(network, samples)))
         for name, (network, reference) in judges.items()
     }
 

@@ -10,7 +10,7 @@ variations to the test images over the features of a classifier that took no par
 from __future__ import annotations
 
 import torch
-from independent_classifiers import convolutional, train_classifier
+from independent_classifiers import STEPS, convolutional, feature_statistics, train_classifier
 from model_and_data import (
     BATCH,
     collect_labels,
@@ -20,7 +20,7 @@ from model_and_data import (
 )
 from torch import Tensor
 
-from anytime_ar.evaluation.metrics.distribution import ReferenceDistribution
+from anytime_ar.evaluation.metrics.frechet_distance import Gaussian
 from anytime_ar.evaluation.report import align_table
 
 
@@ -29,17 +29,20 @@ def main() -> None:
     """Vary samples and test images, and print the table."""
     parser = make_parser(__doc__)
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=STEPS, help="training steps of the classifier")
     options = parser.parse_args()
     torch.manual_seed(0)
     model, data = load_model_and_data(options)
     with torch.enable_grad():
         network = train_classifier(
-            convolutional(model.sample_shape, len(data.label_names or ())), data.train
+            convolutional(model.sample_shape, len(data.label_names or ())),
+            data.train,
+            options.steps,
         )
     test = list(data.test.batches(BATCH))
     images = torch.cat([batch.data for batch in test])
     labels = collect_labels(test)[: options.samples]
-    reference = ReferenceDistribution(network(some) for some in images.split(BATCH))
+    reference = Gaussian(*feature_statistics(map(network, images.split(BATCH))))
     drawn = sample_codes_for_labels(model, labels, model.code_length)
     given = {"samples": drawn, "test images": model.encode(images[: options.samples])}
     rows = [["kept"] + [f"{what} of {name}" for name in given for what in ("distance", "FD")]]
@@ -48,7 +51,8 @@ def main() -> None:
         for codes in given.values():
             varied = model.vary(codes, keep=keep, seed=1, label=labels.tolist()).data
             row += [f"{_distance(varied, model.decode(codes)):.3f}"]
-            row += [f"{reference.compare(map(network, varied.split(BATCH))).fd:.3g}"]
+            found = feature_statistics(map(network, varied.split(BATCH)))
+            row += [f"{reference.frechet_distance(*found):.3g}"]
         rows.append(row)
         print(align_table([rows[0], rows[-1]]), flush=True)
     print(f"\n{align_table(rows)}")

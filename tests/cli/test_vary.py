@@ -33,9 +33,9 @@ def test_images_codes_and_states_are_varied(folder, tmp_path, monkeypatch, capsy
         varied = codes_of("varied", run)
         assert varied.shape == (8, 4)
         assert torch.equal(varied[:, :3], encoded[:, :3].expand(8, -1))
-    assert "keep=5 is outside 0..4" in refused(["vary", run, "one.png", "--keep", "5"], capsys)[0]
-    assert "cannot read none.png" in refused(["vary", run, "none.png", "--keep", "1"], capsys)[0]
-    assert "required: --keep" in refused(["vary", run, "one.png"], capsys)[0]
+    assert "keep=5 is outside 0..4" in refused(["vary", run, "one.png", "--keep", "5"], capsys)[-1]
+    assert "cannot read none.png" in refused(["vary", run, "none.png", "--keep", "1"], capsys)[-1]
+    assert "required: --keep" in refused(["vary", run, "one.png"], capsys)[-1]
 
 
 def test_sounds_are_varied_if_they_fit_one_sample(sounds, tmp_path, monkeypatch, capsys):
@@ -46,7 +46,7 @@ def test_sounds_are_varied_if_they_fit_one_sample(sounds, tmp_path, monkeypatch,
     beep(tmp_path / "long.wav", 0.1)
     assert (
         "long.wav is longer than a sample"
-        in refused(["vary", sounds, "long.wav", "--keep", "1"], capsys)[0]
+        in refused(["vary", sounds, "long.wav", "--keep", "1"], capsys)[-1]
     )
 
 
@@ -59,4 +59,4 @@ def test_samples_have_the_codes_that_they_are_given(option, rows, folder, tmp_pa
     expected = load(run, device="cpu").sample_codes(2, seed=1, fixed_codes=given)
     assert torch.equal(codes_of(state, run), expected)
     wrong = [*command, "--fixed-codes", "[8]"]
-    assert "fixed_codes: code 8 at row 0, position 0 is out of range" in refused(wrong, capsys)[0]
+    assert "fixed_codes: code 8 at row 0, position 0 is out of range" in refused(wrong, capsys)[-1]

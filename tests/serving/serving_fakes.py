@@ -108,7 +108,9 @@ class TimedModel(AnytimeModel):
                 for slot in range(count):
                     rows.positions[slot] += 1
             else:
+                now = clock.now
                 real_step(rows, count)
+                clock.now = now  # a step may call `step_with_logits`
 
         def decode(codes: Tensor) -> Tensor:
             clock.now += self.slowness * DECODE_S * len(codes)

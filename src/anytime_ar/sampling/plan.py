@@ -146,6 +146,7 @@ class Plan:
         chosen = None
         if beginning is not None:
             others = numbers[:, code_length:].unflatten(1, (beginning[0] - 1, beginning[1]))
+            numbers = numbers[:, :code_length].clone()  # states and sessions hold no others
             chosen = Candidates(*beginning, others, candidate_scorer)
         return cls(
             seed,

@@ -124,8 +124,8 @@ def test_a_model_is_trained_drawn_and_loaded(trained: Trained) -> None:
         "series": (None, RANGES),
     }.get(trained.kind, (None, None))
     drawn = loaded.sample(3, seed=1)
-    assert drawn.data.shape == (3, *shape)
-    codes = loaded.encode(drawn.data)
+    assert drawn.shape == (3, *shape)
+    codes = loaded.encode(drawn)
     for k in range(1, L + 1):
         assert loaded.decode(codes[:, :k]).shape == (3, *shape)
 
@@ -137,11 +137,11 @@ def test_samples_are_written_and_read_again(
     one = tmp_path / f"one{ending}"
     draw = ["sample", run, "--seed", "1", "--device", "cpu"]
     main([*draw, "-n", "1", "--out", str(one)])
-    expected = trained.model.media.to_units(trained.model.sample(1, seed=1).data)
+    expected = trained.model.media.to_units(trained.model.sample(1, seed=1))
     torch.testing.assert_close(stored(one, trained), expected, atol=0.01, rtol=1e-5)
     if trained.kind == "rgba":
         assert Image.open(one).mode == "RGBA"
-    some = trained.model.sample(3, seed=1).data
+    some = trained.model.sample(3, seed=1)
     main([*draw, "-n", "3", "--out", str(tmp_path / f"some{ending}")])
     main([*draw, "-n", "3", "--codes", "[1,4]", "--out", str(tmp_path / f"sheet{ending}")])
     sheet = Image.open(tmp_path / "sheet.png")
@@ -197,7 +197,7 @@ def test_bulk_samples_are_a_data_set_again(
     (shard,) = out.glob("data/*.parquet")
     if trained.kind == "series":
         stored = torch.tensor(parquet.read_table(shard)["series"].to_pylist())
-        drawn = trained.model.sample(20, seed=2).data
+        drawn = trained.model.sample(20, seed=2)
         torch.testing.assert_close(stored, trained.model.media.to_units(drawn))
         assert stored[:, 2].unique().tolist() == [7.0]
     encode = ["bulk", "encode", str(trained.run), "--out", str(tmp_path / "codes")]

@@ -256,10 +256,11 @@ class TensorRowDecoder(ImageRowDecoder):
         return array
 
     def is_series(self, content: object) -> bool:
-        """Return whether the content of a row is a series [C, T] or [T]."""
+        """Return whether the content of a row is a series [C, T] or [T]; uint8 is for images."""
         return (
             isinstance(content, Tensor | np.ndarray)
             and content.ndim in (1, 2)
+            and not str(content.dtype).endswith("uint8")
             and self._config.audio.sample_rate is None
         )
 

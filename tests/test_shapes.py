@@ -98,6 +98,11 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Trained(request.param, folder / "run", aar.load(folder / "run", device="cpu"))
 
 
+def mode_of(path: Path) -> str:
+    with Image.open(path) as image:
+        return image.mode
+
+
 def stored(path: Path, trained: Trained) -> torch.Tensor:
     """What a file holds, [1, *sample_shape] in the units of the file."""
     if trained.kind == "stereo":
@@ -140,12 +145,11 @@ def test_samples_are_written_and_read_again(
     expected = trained.model.media.to_units(trained.model.sample(1, seed=1))
     torch.testing.assert_close(stored(one, trained), expected, atol=0.01, rtol=1e-5)
     if trained.kind == "rgba":
-        assert Image.open(one).mode == "RGBA"
+        assert mode_of(one) == "RGBA"
     some = trained.model.sample(3, seed=1)
     main([*draw, "-n", "3", "--out", str(tmp_path / f"some{ending}")])
     main([*draw, "-n", "3", "--codes", "[1,4]", "--out", str(tmp_path / f"sheet{ending}")])
-    sheet = Image.open(tmp_path / "sheet.png")
-    assert sheet.mode == "RGB"
+    assert mode_of(tmp_path / "sheet.png") == "RGB"
     if ending != ".png":
         files = sorted((tmp_path / "some").iterdir())
         assert [file.name for file in files] == [f"{i}{ending}" for i in range(3)]
@@ -153,7 +157,7 @@ def test_samples_are_written_and_read_again(
         torch.testing.assert_close(
             first, trained.model.media.to_units(some[:1]), atol=0.01, rtol=1e-5
         )
-        assert Image.open(tmp_path / "some.png").mode == "RGB"
+        assert mode_of(tmp_path / "some.png") == "RGB"
     codes = str(tmp_path / "codes.npz")
     main(["encode", run, str(one), "--out", codes, "--device", "cpu"])
     main(["decode", run, codes, "--out", str(tmp_path / f"back{ending}"), "--device", "cpu"])
@@ -180,7 +184,7 @@ def test_a_model_is_evaluated(
     metrics = {"stereo": {"snr", "si_sdr", "stft", "mel", "stoi"}, "series": {"snr"}}
     assert {*points[0]["metrics"]} == metrics.get(trained.kind, set())
     for name in ("samples.png", "changes.png"):
-        assert Image.open(tmp_path / name).mode == "RGB"
+        assert mode_of(tmp_path / name) == "RGB"
 
 
 def test_bulk_samples_are_a_data_set_again(

@@ -12,6 +12,7 @@ import torch
 from pyarrow import parquet
 
 from anytime_ar.data import DataConfig, load_data
+from anytime_ar.data.fingerprint import data_fingerprint
 from anytime_ar.data.loading import DataSplits, load_objects
 from anytime_ar.errors import DataError
 from anytime_ar.media.series import (
@@ -78,6 +79,15 @@ def test_each_channel_has_one_range_however_it_is_stored(
     distances = torch.cdist(scaled.flatten(1), original)
     assert distances.amin(1).max() < 1e-3  # each is one of them
     assert len(distances.argmin(1).unique()) == len(scaled)
+
+
+def test_other_units_are_a_change_of_the_data() -> None:
+    first, again, scaled = (
+        data_fingerprint(load_objects(factor * torch.from_numpy(values()), DataConfig()))
+        for factor in (1, 1, 2)
+    )
+    assert again.changes_since(first) == []
+    assert scaled.changes_since(first) == ["the ranges of the channels of the series differ"]
 
 
 def test_ranges_are_those_of_training_unless_a_model_has_some(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def test_splits_that_a_program_holds() -> None:
         (X / 0, "sample 0: has values from -inf to -inf; scale them"),
         (X * torch.nan, "sample 0: has values from nan to nan; scale them"),
         (X.long(), r"sample 0: is int64 of shape \[1, 8, 8\]; pass images \[C, H, W\] as uint8"),
+        (X[:, 0].byte(), r"sample 0: is uint8 of shape \[8, 8\]; pass images \[C, H, W\] as uint8"),
         (X[:, 0].bool(), r"sample 0: is bool of shape \[8, 8\]; pass series \[C, T\] of numbers"),
         ((X, LABELS[:-1]), "has 40 samples and 39 labels; pass one for each sample"),
         ((X, [*LABELS[:-1], None]), "sample 39: has no label, and python-object train sample 0"),

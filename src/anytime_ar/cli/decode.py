@@ -1,4 +1,4 @@
-"""Decode codes, or any prefix of them, into images or audio: from a codes file, or from numbers.
+"""Decode codes, or any prefix of them, into samples: from a codes file, or from numbers.
 
 Windows of long audio are joined again. Several clips become a folder of files and an image of their
 spectrograms.

@@ -113,7 +113,7 @@ class RemotePreview:
     quality: float | None
     """Share of the model's full quality at k codes, by its curve; None: not measured."""
     data: npt.NDArray[np.float32]
-    """Decoded samples, float32 [n, *sample_shape] in [-1, 1]."""
+    """Decoded samples, float32 [n, *sample_shape] in [-1, 1], series in their own units."""
     codes: npt.NDArray[np.int64] | None
     """Codes, int64 [n, k]; None: the request did not ask for them."""
 

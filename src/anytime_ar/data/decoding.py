@@ -230,7 +230,7 @@ class TensorRowDecoder(ImageRowDecoder):
         held = row.content
         if isinstance(held, Tensor):
             held = held.detach().cpu()
-            held = held.float() if held.is_floating_point() else held
+            held = held.double() if held.is_floating_point() else held
         array = np.asarray(held)
         if self.is_series(array):
             return self._decode_series(np.atleast_2d(array), row.origin)
@@ -256,10 +256,11 @@ class TensorRowDecoder(ImageRowDecoder):
         return array
 
     def is_series(self, content: object) -> bool:
-        """Return whether the content of a row is a series [C, T] or [T]."""
+        """Return whether the content of a row is a series [C, T] or [T]; uint8 is for images."""
         return (
             isinstance(content, Tensor | np.ndarray)
             and content.ndim in (1, 2)
+            and not str(content.dtype).endswith("uint8")
             and self._config.audio.sample_rate is None
         )
 
@@ -281,13 +282,14 @@ class TensorRowDecoder(ImageRowDecoder):
         if low.ndim:
             self.channel_ranges = tuple(zip(low.tolist(), high.tolist(), strict=True))
 
-    def _decode_series(self, array: npt.NDArray[Any], origin: str) -> npt.NDArray[np.float32]:
+    def _decode_series(self, array: npt.NDArray[Any], origin: str) -> npt.NDArray[Any]:
+        """Return a series as float32 scaled to its ranges, or as float64 in its own units."""
         if array.dtype.kind not in "fiu" or not array.size:
             raise DataError(
                 f"{origin}: is {array.dtype} of shape {list(array.shape)}; pass series [C, T] of "
                 "numbers"
             )
-        series = array.astype(np.float32)
+        series = array.astype(np.float64)  # large offsets would lose digits in float32
         bad = np.argwhere(~np.isfinite(series))
         if len(bad):
             channel, step = bad[0]

@@ -82,7 +82,7 @@ struct Stage {
   Linear up;  // 1x1, to the four positions of the next resolution: outputs [2][2][channels]
 };
 
-// How code vectors [L][D] are converted to features [side²][F].
+// How code vectors [L][D] are converted to features [height * width][F].
 enum LayoutKind : int64_t { kProjection = 0, kChannel = 1, kSpatial = 2, kResidualVq = 3 };
 
 // The decoder of an autoencoder, from codes to images.
@@ -92,8 +92,9 @@ struct ImageDecoder {
   const float* fill;          // [L][D], vectors of truncated positions
   // kProjection: linear(v) + mlp_out(relu(mlp_in(v))); mlp_in may be empty.
   Linear linear, mlp_in, mlp_out;
-  const int64_t* permutation;  // [side²], kResidualVq: position of each code of a level
-  int64_t features, side;     // F
+  const int64_t* permutation;  // [height * width], kResidualVq: position of each code of a level
+  int64_t features;  // F
+  int64_t height, width;  // sides of the coarsest map
   Linear first;               // 3x3
   const Stage* stage;         // coarsest first
   int64_t stages;

@@ -221,7 +221,7 @@ class ImageProcessor(MediaProcessor):
         return f"{path}: {width} x {height}, {change}" if change else None
 
     def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
-        options = {"lossless": True} if format == "webp" else {}
+        options = {"lossless": True, "exact": True} if format == "webp" else {}
         return encode_images(samples, format, **options)
 
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:

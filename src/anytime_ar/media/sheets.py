@@ -258,17 +258,19 @@ def write_contact_sheet(sheet: Tensor, budgets: Sequence[int], path: Path) -> No
     write_image(path, values / 127.5 - 1)
 
 
-def image_grid_png(samples: Tensor) -> bytes | None:
-    """Return the first samples side by side as PNG; None if they are not images.
+def image_grid_png(samples: Tensor, sample_rate: int | None = None) -> bytes | None:
+    """Return the first samples side by side as PNG; None for audio, which has players.
 
     Args:
-        samples: float32 [n, C, H, W] in [-1, 1].
+        samples: float32 [n, C, H, W] in [-1, 1], or series [n, C, T].
+        sample_rate: sample rate of audio in Hz; None for images and series.
     """
-    if samples.ndim != 4 or samples.shape[1] not in (1, 3, 4) or not len(samples):
+    is_image = samples.ndim == 4 and samples.shape[1] in (1, 3, 4)
+    if not len(samples) or not (is_image or (samples.ndim == 3 and sample_rate is None)):
         return None
     from anytime_ar.media.image import encode_images
 
-    tiles = _enlarge(_without_alpha(samples[:_MAX_IMAGES].detach()))
+    tiles = _enlarge(as_images(samples[:_MAX_IMAGES]))
     return encode_images(image_grid(tiles, math.ceil(math.sqrt(len(tiles))))[None])[0]
 
 

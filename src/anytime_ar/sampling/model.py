@@ -144,7 +144,8 @@ class AnytimeModel:
             tokenizer: maps between samples and codes.
             prior: generates the codes of the tokenizer; None: the model encodes and decodes only.
             name: name of the model.
-            sample_rate: sampling rate of audio in Hz; None for images and series.
+            sample_rate: sampling rate of audio in Hz; None for images and series, or for that of
+                the tokenizer.
             labels: names of the classes of the prior, by label; None without labels.
             label_frequencies: share of each class among random labels; None: all equal.
             sampling_params: default temperature, top-k, top-p and guidance.
@@ -155,6 +156,8 @@ class AnytimeModel:
             InputError: tokenizer and prior do not fit each other, the labels or the samples, or
                 some prefix of codes does not decode.
         """
+        if sample_rate is None:
+            sample_rate = getattr(tokenizer, "sample_rate", None)
         names = None if labels is None else tuple(map(str, labels))
         if names is not None and label_frequencies is None:
             label_frequencies = [1 / len(names)] * len(names)

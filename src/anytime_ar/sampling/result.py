@@ -87,7 +87,7 @@ class Preview:
         )
 
     def _repr_png_(self) -> bytes | None:
-        return image_grid_png(self.data)
+        return image_grid_png(self.data, self.state._sampler.model.sample_rate)
 
     def _repr_html_(self) -> str | None:
         return audio_players_html(self.data, self.state._sampler.model.sample_rate)

@@ -35,7 +35,7 @@ from anytime_ar.kernel.instruction_sets import cpu_name
 from anytime_ar.prior import DecodeState
 from anytime_ar.prior.decoders.causal import CausalPriorDecoder
 from anytime_ar.prior.huggingface import HuggingFacePrior
-from anytime_ar.prior.sampling_params import NO_UNCONDITIONAL, RowSamplingParams, SamplingParams
+from anytime_ar.prior.sampling_params import RowSamplingParams, SamplingParams
 from anytime_ar.runtime.files import write_json
 
 LENGTH, VOCABULARY = 64, 256
@@ -117,7 +117,7 @@ def _new_state(decoder: CausalPriorDecoder, batch: int) -> DecodeState[Any]:
     state.noise.uniform_()
     for slot in range(batch):
         state.positions[slot] = 0
-        state.sampling_params[slot] = RowSamplingParams.of(SamplingParams(), NO_UNCONDITIONAL)
+        state.sampling_params[slot] = RowSamplingParams.of(SamplingParams())
     return state
 
 

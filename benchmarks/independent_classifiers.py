@@ -80,11 +80,13 @@ def perceptron(shape: tuple[int, ...], labels: int) -> IndependentClassifier:
     return IndependentClassifier(body, 128, labels)
 
 
-def train_classifier(classifier: IndependentClassifier, train: Split) -> IndependentClassifier:
+def train_classifier(
+    classifier: IndependentClassifier, train: Split, steps: int = STEPS
+) -> IndependentClassifier:
     """Train a classifier on the training images and return it in evaluation mode."""
     optimizer = torch.optim.Adam(classifier.parameters(), 1e-3)
     batches = train.shuffled(128, 0)
-    for _ in range(STEPS):
+    for _ in range(steps):
         batch = next(batches)
         loss = nn.functional.cross_entropy(
             classifier.head(classifier(batch.data)), require_labels(batch.labels)
@@ -93,6 +95,12 @@ def train_classifier(classifier: IndependentClassifier, train: Split) -> Indepen
         loss.backward()
         optimizer.step()
     return classifier.eval()
+
+
+def feature_statistics(features: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean float64 [F] and the covariance float64 [F, F] of batches of features."""
+    rows = torch.cat([*features]).double()
+    return rows.mean(0), rows.T.cov()
 
 
 def main() -> None:

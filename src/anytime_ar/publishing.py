@@ -187,6 +187,8 @@ def _summary(bundle: Bundle) -> str:
         does = "samples are drawn code by code, and any prefix of codes decodes to a complete one"
     shape = ", ".join(map(str, card.data.sample_shape))
     samples = f"shape ({shape}), in [-1, 1]"
+    if card.data.channel_ranges is not None:
+        samples += ", for the range of each channel in the training split"
     if card.data.sample_rate is not None:
         seconds = card.data.sample_shape[-1] / card.data.sample_rate
         samples += f", {seconds:.3g} s at {card.data.sample_rate} Hz"
@@ -358,7 +360,9 @@ _HUB_TASKS = {
     # The Hub has no task for audio without a text; people look for it under this one.
     2: _HubTask("text-to-audio", "audio-to-audio", "audio-generation"),
 }
-"""Tasks by the number of dimensions of a sample."""
+"""Tasks by the number of dimensions of a sample; series have one of their own."""
+_SERIES_TASK = _HubTask("time-series-forecasting", "time-series-forecasting", "time-series")
+"""Task of series: the Hub has no other for them."""
 
 
 def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
@@ -370,6 +374,8 @@ def model_card_metadata(bundle: Bundle, license: str | None) -> dict[str, Any]:
     """
     card = bundle.card
     kind = _HUB_TASKS[len(card.data.sample_shape)]
+    if card.data.sample_rate is None and len(card.data.sample_shape) == 2:
+        kind = _SERIES_TASK
     task = kind.reconstruction if card.prior is None else kind.generation
     data = _dataset_id(card)
     base_models = [found.repo_id for found in card.references.values() if found.repo_id is not None]

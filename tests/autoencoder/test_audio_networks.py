@@ -106,7 +106,8 @@ def test_the_preset_for_sounds() -> None:
         (
             (1, 250),
             NETWORK,
-            "sounds of 250 samples are not divisible by the network's stride 16; change data.audio",
+            "clips of 250 samples are not divisible by the network's stride 16, but 240 and 256 "
+            "are; change data.audio.length_multiple, the length of the series, or autoenc",
         ),
         ((1, 16, 16), NETWORK, "autoencoder.network.downsample is 4, and images have 2; drop it"),
     ],

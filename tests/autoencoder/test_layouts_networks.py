@@ -202,7 +202,16 @@ def test_stride() -> None:
             (1, 8, 8),
             "code_width is 8, but quantizer.kind=fsq gives 2; drop it or set it to null",
         ),
-        ({"code_length": 3, "code_width": 2}, (1, 8, 6), "must be square, got 8x6"),
+        (
+            {"code_length": 3, "code_width": 2},
+            (1, 8, 6),
+            r"no network preset for 8x6 images .* '\{patch: 1, widths: \[32, 64\], blocks: 1\}'",
+        ),
+        (
+            {"layout": "segment", "segments": 4, "code_length": 7, "code_width": 2},
+            (1, 8, 16),
+            "segments is 4, and a map of 4x8 positions has equal parts for 1, 2, 8, 32; choose one",
+        ),
         (
             {"layout": "segment", "segments": 3, "code_length": 7, "code_width": 2},
             (1, 8, 8),
@@ -222,7 +231,13 @@ def test_stride() -> None:
         (
             {"code_length": 3, "code_width": 2, "network": TINY},
             (1, 10, 10),
-            "10x10 images are not divisible by the network's stride 4",
+            "10x10 images are not divisible by the network's stride 4, but 8x8 and 12x12 are; ",
+        ),
+        (
+            {"code_length": 3, "code_width": 2, "network": TINY},
+            (1, 8, 13),
+            "8x13 images are not divisible by the network's stride 4, but 8x12 and 8x16 are; "
+            "change data.size or autoencoder.network",
         ),
         (
             {"layout": "channel", "code_length": 3, "quantizer": {"kind": "fsq", "levels": [5, 5]}},
@@ -260,6 +275,39 @@ def test_what_does_not_fit(
 def test_bad_config(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AutoencoderConfig.parse(values, origin="test")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"layout": "projection", "code_length": 5, "code_width": 2, "linear_skip": True},
+        {"layout": "channel", "code_length": 5},
+        {"layout": "spatial", "code_width": 2},
+        {"layout": "residual_vq", "code_length": 16, "code_width": 2, "scan_order": "bayer"},
+        {
+            "layout": "segment",
+            "code_length": 5,
+            "code_width": 2,
+            "segments": 2,
+            "linear_skip": True,
+        },
+        {"layout": "lapped_segment", "code_length": 8, "code_width": 2, "segments": 8},
+        {"layout": "linear", "code_length": 5, "code_width": 2},
+    ],
+)
+@pytest.mark.parametrize("shape", [(4, 8, 16), (1, 16, 8)])
+def test_images_need_not_be_square(layout: dict[str, Any], shape: tuple[int, int, int]) -> None:
+    values = layout | ({} if layout["layout"] == "linear" else {"network": TINY})
+    model = OrderedAutoencoder(AutoencoderConfig.parse(values, origin="test"), shape).eval()
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    codes = model.encode(x)
+    assert model.decode(codes[:, :1]).shape == x.shape
+    vectors = model.encode_vectors(x)
+    for row in (0, -1):  # each end of both axes is read
+        for index in ((..., row), (..., row, slice(None))):
+            changed = x.clone()
+            changed[index] *= -1
+            assert not torch.equal(model.encode_vectors(changed), vectors)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 9, 16, 17, 20, 48, 100, 128])

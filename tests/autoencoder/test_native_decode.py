@@ -66,11 +66,11 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def build(kind: str, channels: int = 3) -> OrderedAutoencoder:
+def build(kind: str, channels: int = 3, width: int = 16) -> OrderedAutoencoder:
     config = AutoencoderConfig.parse(KINDS[kind], origin="test")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = OrderedAutoencoder(config, (channels, 16, 16)).eval()
+        model = OrderedAutoencoder(config, (channels, 16, width)).eval()
         with torch.no_grad():  # fill and residual branches away from zero
             for weight in model.parameters():
                 weight.add_(0.1 * torch.randn_like(weight))
@@ -84,10 +84,10 @@ def some_codes(model: OrderedAutoencoder, n: int) -> Tensor:
     return torch.randint(model.vocabulary, (n, model.code_length), generator=generator)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("channels", "width"), [(1, 16), (3, 16), (4, 24), (1, 8)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_the_network_for_every_prefix(kind: str, channels: int) -> None:
-    model = build(kind, channels)
+def test_equals_the_network_for_every_prefix(kind: str, channels: int, width: int) -> None:
+    model = build(kind, channels, width)
     codes, decode = some_codes(model, 3), NativeImageDecoder(model)
     for k in range(1, model.code_length + 1):
         expected = model.decode(codes[:, :k])

@@ -53,6 +53,17 @@ def test_a_delay_moves_whole_samples_and_cuts_nothing_off() -> None:
         torch.testing.assert_close(sound[start : start + 900], sounds[0, 0, :900])
 
 
+def test_channels_of_a_sound_change_alike() -> None:
+    both = torch.cat([tones(16, 20), -0.5 * tones(16, 20)], dim=1)
+    moved = changed(both, delay=0.3, speed=0.2, attenuation_db=6.0, invert_polarity=True)
+    torch.testing.assert_close(moved[:, 1], -0.5 * moved[:, 0], atol=1e-6, rtol=1e-4)
+    assert len((moved[:, 0] != 0).int().argmax(dim=1).unique()) > 5
+    stored = (both * 20_000).short()
+    crops = random_crops(stored, 100, seeded())
+    assert crops.shape == (16, 2, 100)
+    torch.testing.assert_close(crops[:, 1].float(), -0.5 * crops[:, 0].float(), atol=1.0, rtol=0)
+
+
 def test_a_delay_is_at_most_what_was_asked() -> None:
     moved = changed(tones(64, 20, sounding=100), delay=0.1)
     starts = (moved[:, 0] != 0).int().argmax(dim=1) - 1

@@ -33,8 +33,32 @@ def test_values_beyond_the_range_are_clipped(tmp_path: Path) -> None:
 def test_read_converts(tmp_path: Path, make_picture) -> None:
     make_picture(0, size=(9, 6), mode="RGB").save(tmp_path / "x.png")
     assert read_image(tmp_path / "x.png", channels=1, size=3).shape == (1, 1, 3, 3)
-    with pytest.raises(ValueError, match=r"x\.png: 9 x 6 is not square"):
-        read_image(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png").shape == (1, 3, 6, 9)
+    assert read_image(tmp_path / "x.png", channels=4, size=(4, 2)).shape == (1, 4, 4, 2)
+
+
+def test_the_central_rectangle_has_the_proportions_of_the_size(tmp_path: Path) -> None:
+    levels = torch.arange(9.0).expand(1, 6, 9) / 127.5 - 1
+    write_image(tmp_path / "x.png", levels)
+    for size, columns in (((6, 3), slice(3, 6)), ((6, 7), slice(1, 8)), ((6, 9), slice(0, 9))):
+        found = read_image(tmp_path / "x.png", size=size)
+        torch.testing.assert_close(found, levels[None, ..., columns])
+
+
+def test_transparency_is_kept_and_composited_over_white_only_where_it_must_be(
+    tmp_path: Path,
+) -> None:
+    image = torch.full((4, 2, 2), -1.0)
+    image[3] = torch.tensor([[-1.0, 1.0], [0.0, 1.0]])  # black: clear, opaque, half, opaque
+    for name, expected in (("x.png", image), ("x.webp", image)):
+        write_image(tmp_path / name, image)
+        found = read_image(tmp_path / name, channels=4)[0]
+        torch.testing.assert_close(found[3], expected[3], atol=0.005, rtol=0)
+    write_image(tmp_path / "x.bmp", image)
+    shades = read_image(tmp_path / "x.bmp")[0, 0]
+    torch.testing.assert_close(shades, torch.tensor([[1.0, -1], [0, -1]]), atol=0.01, rtol=0)
+    write_image(tmp_path / "gray.png", torch.zeros(1, 2, 2))
+    assert read_image(tmp_path / "gray.png", channels=4)[0, 3].eq(1).all()
 
 
 def test_reading_turns_photographs_upright(tmp_path: Path) -> None:

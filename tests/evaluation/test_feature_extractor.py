@@ -160,13 +160,27 @@ def test_data_without_labels(splits, features):
             act()
 
 
+@pytest.mark.parametrize(
+    ("shape", "rate"), [((4, 8, 20), None), ((2, 1600), 8000), ((3, 100), None)]
+)
+def test_every_channel_and_both_sides_matter(shape, rate):
+    network = FeatureExtractor(TINY, shape, 2, sample_rate=rate).eval()
+    x = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    expected = network(x)
+    assert expected.shape == (1, network.num_features)
+    for channel in range(shape[0]):
+        other = x.clone()
+        other[:, channel] *= -1 if rate is None else 0.1
+        assert not torch.equal(network(other), expected)
+
+
 def test_unsuitable_samples_and_labels():
     with pytest.raises(InputError, match=r"at least 8, .*got \(1, 7, 8\); resize"):
         FeatureExtractor(TINY, (1, 7, 8), 10)
-    with pytest.raises(InputError, match=r"sounds \(1, T\) of 0.1 s or more, got \(1, 300\)"):
+    with pytest.raises(InputError, match=r"sounds \(C, T\) of 0.1 s or more, .*got \(1, 300\)"):
         FeatureExtractor(TINY, (1, 300), 10, sample_rate=8000)
-    with pytest.raises(InputError, match="features of sounds need their rate"):
-        FeatureExtractor(TINY, (1, 8000), 10)
+    with pytest.raises(InputError, match=r"series \(C, T\) of at least 8 steps, got \(3, 7\)"):
+        FeatureExtractor(TINY, (3, 7), 10)
     with pytest.raises(InputError, match="at least 2 labels to tell apart, got 1"):
         FeatureExtractor(TINY, (1, 8, 8), 1)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from anytime_ar.errors import InputError
 from anytime_ar.evaluation.metrics.reconstruction import (
     METRICS_BY_NDIM,
     MetricAccumulator,
@@ -123,6 +122,18 @@ def test_images_have_an_error_alone() -> None:
     assert means.label_accuracy is None
 
 
-def test_sounds_without_a_rate() -> None:
-    with pytest.raises(InputError, match="need their rate"):
-        MetricAccumulator((1, 4000), None, None)
+def test_series_have_the_ratio_to_noise_alone() -> None:
+    x = sounds().expand(-1, 3, -1)
+    made = noisy(x, 0.1)
+    means = MetricAccumulator(tuple(x.shape[1:]), None, None)
+    means.add(made, x, None)
+    assert means.metrics == {"snr": pytest.approx(snr_db(x, made).mean().item())}
+
+
+def test_equal_channels_measure_as_one() -> None:
+    x = sounds()
+    made = noisy(x, 0.1)
+    both = x.expand(-1, 2, -1), made.expand(-1, 2, -1)
+    for measure in METRICS_BY_NDIM[2]:
+        found, expected = measure.compute(*both, RATE), measure.compute(x, made, RATE)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

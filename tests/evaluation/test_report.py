@@ -420,9 +420,9 @@ def test_a_contact_sheet_of_sounds(tmp_path):
         assert (image.mode, image.width) == ("RGB", 3 * 162 + 2)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8), (2, 400), (400,), (1, 2, 8, 8)])
+@pytest.mark.parametrize("shape", [(2, 8, 8), (400,), (1, 2, 8, 8)])
 def test_what_there_is_no_picture_of(shape):
-    with pytest.raises(InputError, match=r"shape \(1 or 3, H, W\), or sounds \(1, T\), got \("):
+    with pytest.raises(InputError, match=r"or sounds or series \(C, T\), got \("):
         as_images(torch.zeros(2, *shape), RATE)
 
 
@@ -432,6 +432,32 @@ def test_a_picture_of_no_samples(shape):
         as_images(torch.zeros(0, *shape), RATE)
 
 
-def test_a_picture_of_sounds_needs_their_rate():
-    with pytest.raises(InputError, match="needs their rate; pass sample_rate in Hz"):
-        as_images(torch.zeros(1, 1, 400))
+def test_a_spectrogram_of_several_channels_is_their_mean():
+    tone, silence = tones(440), torch.zeros(1, 1, tones(440).shape[-1])
+    assert torch.equal(as_images(tone.expand(1, 2, -1), RATE), as_images(tone, RATE))
+    loud, half = (
+        as_images(torch.cat([tone, other], dim=1), RATE).mean() for other in (tone, silence)
+    )
+    assert half < loud
+
+
+def test_transparent_images_are_shown_over_white():
+    image = torch.full((1, 4, 1, 3), -1.0)
+    image[0, 3, 0] = torch.tensor([-1.0, 0.0, 1.0])
+    assert as_images(image)[0, :, 0].tolist() == [[1.0, 0.0, -1.0]] * 3
+
+
+def test_a_series_is_a_plot_with_a_colour_for_each_channel():
+    series = torch.stack([torch.full((50,), 0.9), torch.linspace(-0.9, -0.5, 50)])[None]
+    plot = as_images(series)[0]
+    assert plot.shape == (3, 96, 160)
+    rows = [
+        (plot - colour[:, None, None]).abs().sum(0).lt(0.01).nonzero()
+        for colour in (
+            torch.tensor([0x00, 0x72, 0xB2]) / 127.5 - 1,
+            torch.tensor([0xD5, 0x5E, 0x00]) / 127.5 - 1,
+        )
+    ]
+    assert rows[0][:, 0].unique().tolist() == [5]  # near the top
+    assert rows[1][0, 0] < rows[1][-1, 0] <= 90  # rises from the lower edge
+    assert {*rows[1][:, 1].tolist()} == {*range(160)}

@@ -51,6 +51,32 @@ def test_channels_become_their_mean(tmp_path: Path) -> None:
     torch.testing.assert_close(read_back, torch.from_numpy(wave.mean(axis=1)))
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_channels_are_kept_if_as_many_are_asked_for(tmp_path: Path, suffix: str) -> None:
+    wave = noise(LONG, channels=2)
+    path = tmp_path / f"a.{suffix}"
+    stereo = torch.from_numpy(wave.T.copy())
+    write_audio(path, stereo.split([3, 0, LONG - 3], dim=1), RATE, channels=2)
+    assert torch.equal(torch.cat(list(AudioFile(path, RATE, 2).blocks()), dim=1), stereo)
+    mono = write(tmp_path / "mono.wav", wave[:, :1])
+    twice = torch.cat(list(AudioFile(mono, RATE, 2).blocks()), dim=1)
+    assert torch.equal(twice, stereo[:1].expand(2, -1))
+    with pytest.raises(DataError, match=r"a\.\w+: has 2 channels, expected 3 or 1; convert it"):
+        list(AudioFile(path, RATE, 3).blocks())
+    with pytest.raises(InputError, match=r"block of shape \(5,\); pass \[2, n\]"):
+        write_audio(path, [torch.zeros(5)], RATE, channels=2)
+
+
+def test_each_channel_is_resampled_as_one_is(tmp_path: Path) -> None:
+    wave = noise(LONG, channels=2)
+    both = torch.cat(
+        list(AudioFile(write(tmp_path / "a.wav", wave, 11_025), RATE, 2).blocks()), dim=1
+    )
+    for channel in range(2):
+        alone = read(write(tmp_path / "b.wav", wave[:, channel], 11_025))
+        torch.testing.assert_close(both[channel], alone, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("rate", [4000, 11_025, 44_100])
 def test_resampled_in_blocks_as_in_one_piece(tmp_path: Path, rate: int) -> None:
     wave = noise(LONG)

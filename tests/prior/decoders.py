@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from anytime_ar.conditions import Conditions
 from anytime_ar.kernel import BuildError, kernel_library
 from anytime_ar.prior import (
-    NO_UNCONDITIONAL,
     DecodeState,
     Precision,
     Prior,
@@ -60,21 +60,21 @@ def some_labels(n: int) -> Tensor:
 
 
 def fill(
+    decoder: PriorDecoder[Any],
     rows: DecodeState[Any],
     *,
     labels: Tensor,
     codes: Tensor | None = None,
     choice: SamplingParams | None = None,
+    conditions: Conditions | None = None,
 ) -> None:
     """Give every row what it is drawn with, and codes that are there already or will be drawn."""
-    rows.labels[:] = labels
+    decoder.set_conditions(rows, 0, labels, conditions)
     if codes is not None:
         rows.codes[:] = codes
     put(rows, [0] * len(rows))
     for slot in range(len(rows)):
-        rows.sampling_params[slot] = RowSamplingParams.of(
-            choice or SamplingParams(), NO_UNCONDITIONAL
-        )
+        rows.sampling_params[slot] = RowSamplingParams.of(choice or SamplingParams())
 
 
 def put(rows: DecodeState[Any], positions: Sequence[int]) -> None:
@@ -88,11 +88,12 @@ def step_through(
     *,
     start: int = 0,
     replay: bool = False,
+    conditions: Conditions | None = None,
 ) -> Tensor:
     """Logits float [B, L - start, V] of the cached path, where these codes are drawn."""
     n = len(codes)
     rows = decoder.allocate(n)
-    fill(rows, labels=labels, codes=codes)
+    fill(decoder, rows, labels=labels, codes=codes, conditions=conditions)
     if replay:
         put(rows, [start] * n)
         decoder.prefill(rows, 0, n)

@@ -134,7 +134,8 @@ def test_rows_at_other_positions_get_their_own_logits(prior: CausalPrior) -> Non
     whole, decoder = prior(codes(), LABELLED), make_prior_decoder(prior)
     assert isinstance(decoder, CausalPriorDecoder)
     state, standing = decoder.allocate(B), [0, 3, 8, 1, 5]
-    state.labels[:], state.codes[:] = LABELLED, codes()
+    decoder.set_conditions(state, 0, LABELLED, None)
+    state.codes[:] = codes()
     for row, position in enumerate(standing):
         state.positions[row] = position
         if position:
@@ -150,7 +151,8 @@ def test_steps_equal_the_whole_and_memory_serves_again(prior: CausalPrior) -> No
     decoder = make_prior_decoder(prior)
     for _ in range(2):
         state = decoder.allocate(B)
-        state.labels[:], state.codes[:] = LABELLED, codes()
+        decoder.set_conditions(state, 0, LABELLED, None)
+        state.codes[:] = codes()
         whole = prior(codes(), LABELLED)
         for position in range(L):
             state.positions[:B] = [position] * B

@@ -31,13 +31,12 @@ from torch import Tensor
 from anytime_ar.errors import InputError
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import (
-    IS_UNCONDITIONAL,
-    NO_UNCONDITIONAL,
     Backend,
     Precision,
     RowSamplingParams,
     SamplingParams,
     TorchPriorDecoder,
+    link_rows,
     make_prior_decoder,
 )
 from anytime_ar.prior.decoders.packed_linear import pack_linear
@@ -96,7 +95,7 @@ def test_positions_per_table_and_labels_are_drawn_as_they_are_trained(
     replayed = step_through(decoder, codes, labels, start=17, replay=True)
     assert torch.equal(replayed, got[:, 17:])
     mixed, standing = decoder.allocate(4), [0, 5, 23, 39]  # each row at a position of its own
-    fill(mixed, labels=labels, codes=codes)
+    fill(decoder, mixed, labels=labels, codes=codes)
     for position in range(40):
         put(mixed, [min(position, last) for last in standing])
         logits = decoder.logits(mixed, 4)
@@ -132,7 +131,7 @@ def test_a_row_gets_the_same_bits_beside_rows_at_other_positions(
     # rows start one after the other; those that are through leave from the front
     logits: list[list[Tensor]] = [[] for _ in delays]
     rows = decoder.allocate(len(delays))
-    fill(rows, labels=labels, codes=codes)
+    fill(decoder, rows, labels=labels, codes=codes)
     for time in range(length):
         started = sum(delay <= time for delay in delays)
         put(rows, [time - delay for delay in delays[:started]])
@@ -162,10 +161,10 @@ def test_a_replay_leaves_other_rows_alone(backend: Backend) -> None:
     codes, labels = some_codes(prior, 4), some_labels(4)
     expected = step_through(decoder, codes, labels)
     rows = decoder.allocate(4)
-    fill(rows, labels=labels, codes=codes)
+    fill(decoder, rows, labels=labels, codes=codes)
     put(rows, [20, 20, 5, 5])
-    decoder.prefill(rows, 0, 2)
-    decoder.prefill(rows, 2, 2)
+    decoder.prefill(decoder, rows, 0, 2)
+    decoder.prefill(decoder, rows, 2, 2)
     logits = decoder.logits(rows, 4)
     assert torch.equal(logits[:2], expected[:2, 20])
     assert torch.equal(logits[2:], expected[2:, 5])
@@ -180,7 +179,7 @@ def test_interleaved_draws_equal_sequential_ones(backend: Backend) -> None:
     expected = [step_through(decoder, codes, labels) for codes in (first, second)]
     both = [decoder.allocate(3), decoder.allocate(3)]
     for rows, codes in zip(both, (first, second), strict=True):
-        fill(rows, labels=labels, codes=codes)
+        fill(decoder, rows, labels=labels, codes=codes)
     for position in range(prior.code_length):
         for rows, logits in zip(both, expected, strict=True):
             put(rows, [position] * 3)
@@ -194,7 +193,7 @@ def test_a_used_cache_serves_again_once_cleared(backend: Backend) -> None:
     codes, labels = some_codes(prior, 3), some_labels(3)
     expected = step_through(decoder, codes, labels)
     rows = decoder.allocate(3)
-    fill(rows, labels=labels, codes=codes.flip(0))
+    fill(decoder, rows, labels=labels, codes=codes.flip(0))
     for position in range(prior.code_length):  # an earlier draw, of other codes
         put(rows, [position] * 3)
         decoder.logits(rows, 3)
@@ -225,7 +224,7 @@ def test_moving_a_row(backend: Backend) -> None:
     codes, labels = some_codes(prior, 3), some_labels(3)
     expected = step_through(decoder, codes, labels)
     rows = decoder.allocate(3)
-    fill(rows, labels=labels, codes=codes)
+    fill(decoder, rows, labels=labels, codes=codes)
     for position in range(20):
         put(rows, [position] * 3)
         decoder.logits(rows, 3)
@@ -251,18 +250,20 @@ def test_the_backends_choose_alike() -> None:
     for backend in ("native", "portable"):
         decoder = make_prior_decoder(prior, backend=backend)
         rows = decoder.allocate(count)
-        fill(rows, labels=some_labels(count), codes=some_codes(prior, count))
+        fill(decoder, rows, labels=some_labels(count), codes=some_codes(prior, count))
         rows.noise[:] = torch.rand(
             rows.noise.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
         )
         for slot, choice in enumerate(choices):
-            shadow = slot + 2 if choice.guidance != 1 else NO_UNCONDITIONAL
-            rows.sampling_params[slot] = RowSamplingParams.of(choice, shadow)
-            if shadow != NO_UNCONDITIONAL:
-                rows.sampling_params[shadow] = RowSamplingParams.of(choice, IS_UNCONDITIONAL)
-                rows.codes[shadow], rows.labels[shadow] = rows.codes[slot], prior.no_label
+            rows.sampling_params[slot] = RowSamplingParams.of(choice)
+            if choice.guidance != 1:
+                shadow = slot + 2
+                rows.sampling_params[shadow] = RowSamplingParams.of(choice, float(choice.guidance))
+                link_rows(rows.sampling_params, [slot, shadow])
+                rows.codes[shadow] = rows.codes[slot]
+                decoder.set_conditions(rows, shadow, torch.tensor([prior.no_label]), None)
         put(rows, [3] * 4)
-        decoder.prefill(rows, 0, 4)
+        decoder.prefill(decoder, rows, 0, 4)
         for _ in range(30):
             decoder.step(rows, count)
         assert rows.positions[:] == [33] * 4 + [30] * 4

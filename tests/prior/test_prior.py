@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anytime_ar.errors import InputError
 from anytime_ar.prior import Prior, PriorConfig
-from anytime_ar.prior.transformer import Dropout
+from anytime_ar.prior.block import Dropout
 
 L, V, LABELS, B = 7, 5, 3, 4
 

@@ -35,7 +35,8 @@ def chosen_from(logits: list[float], noise: Tensor, backend: Backend, **choice: 
         prior.output_bias.copy_(torch.tensor([logits]))
     decoder = make_prior_decoder(prior, backend=backend)
     rows = decoder.allocate(len(noise))
-    fill(rows, labels=torch.zeros(len(noise), dtype=torch.int64), choice=SamplingParams(**choice))
+    labels = torch.zeros(len(noise), dtype=torch.int64)
+    fill(decoder, rows, labels=labels, choice=SamplingParams(**choice))
     rows.noise[:, 0] = noise
     decoder.step(rows, len(noise))
     assert set(rows.positions) == {1}

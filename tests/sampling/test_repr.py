@@ -90,7 +90,10 @@ def test_pictures_are_what_they_are(channels: int) -> None:
 
 @ONE_KIND
 def test_what_is_no_picture_and_no_sound() -> None:
-    assert image_grid_png(torch.zeros(2, 4, 8, 8)) is None
+    assert image_grid_png(torch.zeros(2, 2, 8, 8)) is None
+    assert image_grid_png(torch.zeros(2, 1, 400), 8000) is None
+    for shown in (torch.zeros(2, 4, 8, 8), torch.zeros(2, 3, 50)):
+        assert Image.open(io.BytesIO(image_grid_png(shown))).mode == "RGB"
     assert image_grid_png(torch.zeros(0, 1, 8, 8)) is None
     assert audio_players_html(torch.zeros(2, 1, 8), None) is None
 

@@ -158,9 +158,9 @@ def test_a_state_of_another_version_is_refused(model: AnytimeModel, tmp_path: Pa
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["anytime_ar_state"])
         tensors = {name: file.get_tensor(name) for name in ("codes", "labels")}
-    header["format_version"] = 3
+    header["format_version"] = 4
     save_file(tensors, path, metadata={"anytime_ar_state": json.dumps(header)})
-    with pytest.raises(InputError, match="state format version 3, and this anytime-ar reads 2"):
+    with pytest.raises(InputError, match="state format version 4, and this anytime-ar reads 3"):
         model.load_state(path)
 
 

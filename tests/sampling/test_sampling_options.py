@@ -49,7 +49,8 @@ def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
     message = (
         "unknown option cods, sed; the options are "
         "codes, deadline_s, quality, cancel, min_codes, budget, label, seed, first, "
-        "temperature, top_k, top_p, guidance"
+        "temperature, top_k, top_p, guidance, fixed_codes, "
+        "candidates, candidate_codes, candidate_scorer"
     )
     with pytest.raises(TypeError, match=message):
         getattr(model, method)(2, cods=3, sed=0)

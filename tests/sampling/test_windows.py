@@ -93,6 +93,16 @@ def test_the_overlap_may_be_none_or_half(overlap: int) -> None:
     assert torch.equal(joined, sound)
 
 
+def test_channels_are_split_and_joined_as_one_is() -> None:
+    sounds = torch.stack([noise(2 * FULL), -noise(2 * FULL).flip(0)])
+    batches = list(WINDOWS.split(sounds.split(100, dim=1)))
+    for channel, sound in enumerate(sounds):
+        for both, one in zip(batches, WINDOWS.split([sound]), strict=True):
+            assert torch.equal(both[:, channel], one[:, 0])
+    joined = torch.cat(list(WINDOWS.overlap_add(batches, 2 * FULL)), dim=1)
+    assert torch.equal(joined, sounds)
+
+
 def test_windows_lie_one_hop_apart_and_end_in_silence() -> None:
     sound = noise(2 * HOP + 5)
     (batch,) = WINDOWS.split([sound])
@@ -181,9 +191,8 @@ def test_refusals() -> None:
         OverlappingWindows(T, 13)
     with pytest.raises(InputError, match="cannot share -1"):
         OverlappingWindows(T, -1)
-    for shape in ((1, 8, 8), (2, 64)):
-        with pytest.raises(InputError, match=r"need a model of samples \(1, T\), got \("):
-            OverlappingWindows.for_codec(Lossless(shape))
+    with pytest.raises(InputError, match=r"need a model of samples \(C, T\), got \("):
+        OverlappingWindows.for_codec(Lossless((1, 8, 8)))
     with pytest.raises(
         InputError, match="4 windows of 24 samples that share 3 do not make a sound of 88 samples"
     ):

@@ -117,13 +117,22 @@ class TimedModel(AnytimeModel):
                 for slot in range(count):
                     rows.positions[slot] += 1
             else:
+                now = clock.now
                 real_step(rows, count)
+                clock.now = now  # a step may call `step_with_logits`
 
         def decode(codes: Tensor) -> Tensor:
             clock.now += self.slowness * DECODE_S * len(codes)
             return codes[:, :1] if pretends else real_decode(codes)
 
+        real_scored_step = decoder.step_with_logits
+
+        def step_with_logits(rows: DecodeState[Any], count: int) -> Tensor:
+            clock.now += self.slowness * (STEP_S + ROW_S * count)
+            return real_scored_step(rows, count)
+
         decoder.step = step  # type: ignore[method-assign]
+        decoder.step_with_logits = step_with_logits  # type: ignore[method-assign]
         engine.decode = decode
 
 

@@ -41,6 +41,7 @@ from anytime_ar.serving.schema import (
     RefineRequest,
     SampleRequest,
     SampleResponse,
+    VaryParams,
 )
 from fake_clock import FakeClock
 from processes import PATIENCE_S
@@ -283,6 +284,43 @@ def test_a_draw_goes_on_where_it_is_and_elsewhere_if_that_is_lost(
             await cluster.samples.stop(first.id, cluster.call())
         assert (await cluster.refine(first.id)).codes == whole  # the stop was a moment too late
         assert await cluster.samples.stop(first.id, cluster.call()) is None
+
+    run_scene(of_kind, scene)
+
+
+def test_fixed_codes_and_variations_survive_the_loss_of_a_replica(
+    of_kind: dict[str, AnytimeModel],
+) -> None:
+    model = of_kind["image"]
+
+    async def scene(cluster: FakeCluster) -> None:
+        fixed = ((3, -1, 5),)
+        options = {"n": 2, "label": "owl", "seed": 7}
+        whole = model.sample_codes(**options, fixed_codes=fixed)
+        first = await cluster.sample(model="image", **options, fixed_codes=fixed, codes=6)
+        assert first.codes == whole[:, :6].tolist()
+        ask = {
+            "model": "image",
+            "n": 3,
+            "seed": 8,
+            "vary": VaryParams(id=first.id, index=1, keep=4),
+        }
+        varied = await cluster.sample(**ask)
+        expected = model.vary(whole[1:], keep=4, n=3, seed=8, label="owl").codes.tolist()
+        assert varied.codes == expected
+        cluster.pool.gone.add(cluster.pool.calls[0][0])
+        assert (await cluster.sample(**ask)).codes == expected  # the session is lost
+        assert (await cluster.refine(first.id)).codes == whole.tolist()
+        assert (await cluster.refine(varied.id)).codes == expected
+        for request, message in (
+            (VaryParams(id=first.id, index=2, keep=1), r"vary.index=2 is outside 0..1"),
+            (VaryParams(id="not-there", keep=1), "there are no samples with the id 'not-there'"),
+        ):
+            with pytest.raises(InputError, match=message):
+                await cluster.sample(model="image", vary=request)
+        strange = SampleRequest(vary=VaryParams(id=first.id, keep=1))
+        with pytest.raises(NotFoundError):
+            await cluster.all_of(cluster.samples.sample(strange, cluster.call("somebody")))
 
     run_scene(of_kind, scene)
 

@@ -133,6 +133,30 @@ def test_samples_sharpen_stop_and_are_refined(page: Page) -> None:
     assert wide <= 0  # nothing sticks out
 
 
+def test_a_sample_is_varied(page: Page) -> None:
+    page.get_by_label("Label").select_option("owl")
+    page.get_by_role("spinbutton", name="Samples").fill("5")
+    page.get_by_role("button", name="Draw").click()
+    drawn(page, L, L)
+    images = page.locator("#samples img")
+    chosen = images.nth(2)
+    chosen.click()
+    expect(page.get_by_label("sample no.")).to_have_value("3")
+    given = chosen.get_attribute("src")
+    page.get_by_label("kept codes").fill(str(L))
+    with page.expect_request("**/v1/samples") as asked:
+        page.get_by_role("button", name="Vary").click()
+    assert asked.value.post_data_json["vary"]["index"] == 2
+    drawn(page, L, L)
+    expect(images).to_have_count(5)
+    assert {image.get_attribute("src") for image in images.all()} == {given}
+    page.get_by_label("kept codes").fill("0")
+    page.get_by_role("button", name="Vary").click()
+    drawn(page, L, L)
+    expect(images.first).to_have_attribute("alt", f"owl, sample 1, {L} codes")
+    assert len({image.get_attribute("src") for image in images.all()}) > 1
+
+
 def test_a_draw_that_takes_its_time_is_stopped_on_the_server(page: Page, device: Device) -> None:
     device.set(LONG_STEP_S)
     page.get_by_label("Model").select_option("slow")

@@ -13,7 +13,8 @@ from anytime_ar.errors import InputError
 from anytime_ar.serving.engine.codec_service import CodecService
 from anytime_ar.serving.engine.jobs import CodecResultEvent, Job, RequestContext, ServingError
 from anytime_ar.serving.engine.models import ModelRegistry
-from anytime_ar.serving.engine.sample_service import ConflictError, SampleService, timing
+from anytime_ar.serving.engine.responses import timing
+from anytime_ar.serving.engine.sample_service import ConflictError, SampleService
 from anytime_ar.serving.engine.session_store import SessionStore
 from anytime_ar.serving.engine.worker import ThreadBridge, Worker
 from anytime_ar.serving.schema import DecodeRequest, EncodeRequest, SampleRequest

@@ -18,6 +18,7 @@ from anytime_ar.autoencoder.layouts import (
     ResidualVQLayout,
     SegmentLayout,
     SpatialLayout,
+    segment_grid,
 )
 from anytime_ar.autoencoder.networks import NETWORKS, NetworkConfig, network_preset
 from anytime_ar.autoencoder.noise_substitution import NoiseSubstitutionSkip
@@ -235,14 +236,11 @@ class ConvolutionalConfig(AutoencoderConfig):
     """A layout of the feature map of convolutional networks."""
 
     network: NetworkConfig | None = None
-    """The encoder and decoder networks; None: the preset for the image side, or for audio."""
+    """The encoder and decoder networks; None: the preset for the shorter side of images, or for the
+    length of clips."""
 
     def resolve(self, sample_shape: tuple[int, ...]) -> Self:
         """Return the configuration with network, code length and code width filled in."""
-        if len(sample_shape) == 3 and sample_shape[1] != sample_shape[2]:
-            raise InputError(
-                f"images must be square, got {sample_shape[1]}x{sample_shape[2]}; set data.size"
-            )
         network = self.network or network_preset(sample_shape)
         shape = network.map_shape(sample_shape)
         sized = self._with_sizes(*self.implied_sizes(shape))
@@ -376,7 +374,7 @@ class SegmentedConfig(ConvolutionalConfig):
     """Codes of segments, level by level."""
 
     segments: int = Field(1, ge=1)
-    """Number of segments: parts of an audio clip along time, or square blocks of an image. For
+    """Number of segments: parts of a clip along time, or square blocks of an image. For square
     images it is a square number."""
 
     @property
@@ -393,15 +391,14 @@ class SegmentedConfig(ConvolutionalConfig):
 
     def check_fit(self, sample_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:  # noqa: ARG002
         """Raise InputError unless segments are equal parts with as many codes each."""
-        segments, (positions, *_), axes = self.segments, shape, len(shape)
-        count = round(segments ** (1 / axes))
-        if count**axes != segments or positions % count:
-            sides = [side for side in range(1, positions + 1) if positions % side == 0]
+        segments, common = self.segments, math.gcd(*shape)
+        if segment_grid(segments, shape) is None:
+            blocks = [side for side in range(1, common + 1) if common % side == 0]
+            counts = {1, *(math.prod(shape) // side ** len(shape) for side in blocks)}
             raise InputError(
-                f"autoencoder.segments is {segments}, and a map of "
-                f"{'x'.join([str(positions)] * axes)} positions has equal parts for "
-                f"{', '.join(str(side**axes) for side in sides)}; choose one of these, or another "
-                "network"
+                f"autoencoder.segments is {segments}, and a map of {'x'.join(map(str, shape))} "
+                f"positions has equal parts for {', '.join(map(str, sorted(counts)))}; choose one "
+                "of these, or another network"
             )
         length, num_global = self.sizes[0], self.num_global
         if length <= num_global or (length - num_global) % segments:

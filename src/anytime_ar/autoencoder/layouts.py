@@ -260,8 +260,8 @@ class SegmentLayout(Layout):
     Args:
         num_global: G, number of global vectors; 0: the codes start with the first level.
         levels: M, vectors for each segment; L = G + S * M.
-        segments: S, parts of equal length of an audio clip, or square blocks of an image in raster
-            order. For images S is a square number.
+        segments: S, parts of equal length of a clip, or square blocks of an image in raster order;
+            see `segment_grid`.
         code_width: D.
         features: F.
         shape: sides of the feature map.
@@ -287,7 +287,9 @@ class SegmentLayout(Layout):
         super().__init__()
         self.features, self.shape, self.overlapping = features, shape, overlapping
         self.num_global, self.levels, self.segments = num_global, levels, segments
-        self.grid = (round(segments ** (1 / len(shape))),) * len(shape)
+        grid = segment_grid(segments, shape)
+        assert grid is not None, "the configuration checks that segments are equal parts"
+        self.grid = grid
         """Number of segments along each axis."""
         flat = features * math.prod(shape)
         part = flat // segments + extra_features
@@ -359,6 +361,25 @@ class SegmentLayout(Layout):
         """Decode the vectors of each segment to its values: [B, M * S, D] -> [B, S, P]."""
         parts = local.unflatten(1, (self.levels, self.segments)).transpose(1, 2)  # [B, S, M, D]
         return self.expand_part(parts.flatten(2))
+
+
+def segment_grid(segments: int, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the number of segments along each axis, so that all are blocks of one side.
+
+    Args:
+        segments: number S of segments; 1 is the whole map, whatever its sides.
+        shape: sides of the map.
+
+    Returns:
+        None if the map cannot be split into so many equal blocks.
+    """
+    if segments == 1:
+        return (1,) * len(shape)
+    block = round((math.prod(shape) / segments) ** (1 / len(shape)))
+    if block == 0 or any(side % block for side in shape):
+        return None
+    grid = tuple(side // block for side in shape)
+    return grid if math.prod(grid) == segments else None
 
 
 def lapped_transform(x: Tensor, segments: int, *, inverse: bool = False) -> Tensor:

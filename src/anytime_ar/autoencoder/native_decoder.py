@@ -74,7 +74,8 @@ class _ImageDecoderStruct(ctypes.Structure):
         ("mlp_out", LinearMap),
         ("permutation", ctypes.c_void_p),
         ("features", ctypes.c_int64),
-        ("side", ctypes.c_int64),
+        ("height", ctypes.c_int64),
+        ("width", ctypes.c_int64),
         ("first", LinearMap),
         ("stage", ctypes.POINTER(_StageStruct)),
         ("stages", ctypes.c_int64),
@@ -198,38 +199,39 @@ class NativeImageDecoder(BoundToProcess):
         """Pack the codebooks, the layout and the networks of an autoencoder."""
         layout, network = autoencoder.layout, autoencoder.decoder
         assert isinstance(network, ImageDecoder)
-        side = autoencoder.sample_shape[1] // network.config.stride
+        height, width = network.config.map_shape(autoencoder.sample_shape)
         entries = autoencoder.codebook_vectors()  # [L, V, D]
-        length, width = self._length, autoencoder.code_width
+        length, code_width = self._length, autoencoder.code_width
         decoder = _ImageDecoderStruct(
             code_length=length,
-            code_width=width,
+            code_width=code_width,
             vocabulary=self._vocabulary,
             layout=_LAYOUT_CODES[type(layout)],
-            entries=self._weights.keep_alive(entries, length, self._vocabulary, width),
-            fill=self._weights.keep_alive(autoencoder.fill, length, width),
+            entries=self._weights.keep_alive(entries, length, self._vocabulary, code_width),
+            fill=self._weights.keep_alive(autoencoder.fill, length, code_width),
             features=layout.features,
-            side=side,
+            height=height,
+            width=width,
             patch=network.config.patch,
         )
         if isinstance(layout, ProjectionLayout):
-            self._pack_projection(decoder, layout, side)
+            self._pack_projection(decoder, layout, height * width)
         if isinstance(layout, ResidualVQLayout):
             decoder.permutation = self._weights.keep_alive(
-                layout.permutation, side**2, dtype=torch.int64
+                layout.permutation, height * width, dtype=torch.int64
             )
         self._pack_network(decoder, network)
         return decoder
 
     def _pack_projection(
-        self, decoder: _ImageDecoderStruct, layout: ProjectionLayout, side: int
+        self, decoder: _ImageDecoderStruct, layout: ProjectionLayout, positions: int
     ) -> None:
         """Pack the linear maps of a projection layout."""
 
         def by_position(linear: nn.Module) -> LinearMap:
             """Pack a linear map with its outputs [F, h, w] reordered to [h, w, F]."""
             assert isinstance(linear, nn.Linear)
-            order = _arange(linear.out_features).view(layout.features, side**2).T.flatten()
+            order = _arange(linear.out_features).view(layout.features, positions).T.flatten()
             return self._weights.pack_linear(linear.weight[order], linear.bias[order])
 
         decoder.linear = by_position(layout.expand.linear)
@@ -244,41 +246,43 @@ class NativeImageDecoder(BoundToProcess):
         stages = len(network.config.widths)
         first, *rest = network.layers
         assert isinstance(first, nn.Conv2d)
-        side, width = decoder.side, first.out_channels
-        decoder.first = self._pack_convolution(first, side)
+        positions, width = decoder.height * decoder.width, first.out_channels
+        decoder.first = self._pack_convolution(first, positions)
         found: list[_StageStruct] = []
         blocks: list[_ResidualBlockStruct] = []
         for layer in rest:
             if isinstance(layer, ImageResidualBlock):
                 convolutions = layer.conv1, layer.conv2
                 blocks.append(
-                    _ResidualBlockStruct(*(self._pack_convolution(c, side) for c in convolutions))
+                    _ResidualBlockStruct(
+                        *(self._pack_convolution(c, positions) for c in convolutions)
+                    )
                 )
             elif isinstance(layer, nn.Conv2d):
                 found.append(
                     _StageStruct((_ResidualBlockStruct * len(blocks))(*blocks), len(blocks), width)
                 )
                 if len(found) == stages:
-                    decoder.last = self._pack_convolution(layer, side)
+                    decoder.last = self._pack_convolution(layer, positions)
                 else:
                     # The order of a pixel shuffle [channels, 2, 2] becomes [2, 2, channels].
                     order = _arange(layer.out_channels).view(-1, 4).T.flatten()
-                    found[-1].up = self._pack_convolution(layer, side, order)
-                    blocks, width, side = [], layer.out_channels // 4, 2 * side
+                    found[-1].up = self._pack_convolution(layer, positions, order)
+                    blocks, width, positions = [], layer.out_channels // 4, 4 * positions
         decoder.stage, decoder.stages = (_StageStruct * stages)(*found), stages
 
     def _pack_convolution(
-        self, layer: nn.Conv2d, side: int, output_order: Tensor | slice = slice(None)
+        self, layer: nn.Conv2d, positions: int, output_order: Tensor | slice = slice(None)
     ) -> LinearMap:
         """Pack convolution weights [out, in, h, w] as a linear map of [h, w, in].
 
         Args:
             layer: the convolution.
-            side: side of its output, in positions.
+            positions: number of positions of its output.
             output_order: indices of the outputs, in the order to pack them.
         """
         assert layer.bias is not None
-        self._work += side**2 * layer.weight.numel()
+        self._work += positions * layer.weight.numel()
         weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
         return self._weights.pack_linear(weight[output_order], layer.bias[output_order])
 

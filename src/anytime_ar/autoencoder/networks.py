@@ -9,6 +9,8 @@ which halves the time on CPUs.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -21,7 +23,7 @@ from anytime_ar.errors import InputError
 
 
 class NetworkConfig(Config):
-    """Convolutional encoder and decoder: two-dimensional for images, one-dimensional for audio."""
+    """Convolutional encoder and decoder: two-dimensional for images, one-dimensional for clips."""
 
     patch: int = Field(1, ge=1)
     """Pixels per side, or audio samples, folded into channels before the first convolution."""
@@ -54,16 +56,25 @@ class NetworkConfig(Config):
             raise InputError(
                 f"autoencoder.network.downsample is {self.downsample}, and images have 2; drop it"
             )
-        if sample_shape[1] % self.stride:
-            size = "x".join(map(str, sample_shape[1:]))
-            what, setting = f"{size} images", "data.size"
+        stride, sides = self.stride, sample_shape[1:]
+        if any(side % stride for side in sides):
+            below = _by_x(max(1, side // stride) * stride for side in sides)
+            above = _by_x(-(-side // stride) * stride for side in sides)
+            near = f"{below} is" if below == above else f"{below} and {above} are"
+            what, setting = f"{_by_x(sides)} images", "data.size"
             if not images:
-                what, setting = f"sounds of {size} samples", "data.audio.seconds"
+                what = f"clips of {_by_x(sides)} samples"
+                setting = "data.audio.length_multiple, the length of the series,"
             raise InputError(
-                f"{what} are not divisible by the network's stride {self.stride}; change "
+                f"{what} are not divisible by the network's stride {stride}, but {near}; change "
                 f"{setting} or autoencoder.network"
             )
-        return tuple(side // self.stride for side in sample_shape[1:])
+        return tuple(side // stride for side in sides)
+
+
+def _by_x(sides: Iterable[int]) -> str:
+    """Return sides as text, such as 32x64."""
+    return "x".join(map(str, sides))
 
 
 IMAGE_PRESETS: dict[int, NetworkConfig] = {
@@ -72,38 +83,45 @@ IMAGE_PRESETS: dict[int, NetworkConfig] = {
     32: NetworkConfig(patch=2, widths=(64, 96), blocks=1, hidden=1024),
     64: NetworkConfig(patch=4, widths=(64, 96), blocks=2, hidden=1024),
 }
-"""Network presets by image side, in pixels."""
+"""Network presets by the shorter side of an image, in pixels."""
 _USUAL_MAP_SIDE = 8
 """Side of the coarsest feature map to which examples of networks come as near as they can."""
 AUDIO_PRESET = NetworkConfig(patch=8, widths=(64, 128, 192), downsample=4, blocks=3, hidden=1024)
-"""The network preset for audio."""
+"""The network preset for clips of at least `_LONG_CLIP` samples."""
+SHORT_CLIP_PRESET = NetworkConfig(patch=2, widths=(64, 128), blocks=3, hidden=512)
+"""The network preset for shorter clips, such as most series."""
+_LONG_CLIP = 1024
+"""Length in samples from which on clips have the preset for audio."""
 
 
 def network_preset(sample_shape: tuple[int, ...]) -> NetworkConfig:
-    """Return the preset for audio, or for images of a side.
+    """Return the preset for clips of a length, or for images by their shorter side.
 
     Args:
-        sample_shape: (C, H, W) of images, (C, T) of audio.
+        sample_shape: (C, H, W) of images, (C, T) of sounds and series.
 
     Raises:
-        InputError: there is no preset for images of this side.
+        InputError: there is no preset for images of this size.
     """
     if len(sample_shape) == 2:
-        return AUDIO_PRESET
-    _, height, width = sample_shape
-    if height not in IMAGE_PRESETS:
+        return AUDIO_PRESET if sample_shape[1] >= _LONG_CLIP else SHORT_CLIP_PRESET
+    sides = sample_shape[1:]
+    preset = IMAGE_PRESETS.get(min(sides))
+    if preset is None or any(side % preset.stride for side in sides):
         raise InputError(
-            f"no network preset for {height}x{width} images (there are {sorted(IMAGE_PRESETS)}); "
-            f"set data.size to one of these, or --autoencoder.network '{_example_setting(height)}'"
+            f"no network preset for {_by_x(sides)} images (there are {sorted(IMAGE_PRESETS)}); "
+            f"set data.size to one of these, or --autoencoder.network '{_example_setting(sides)}'"
         )
-    return IMAGE_PRESETS[height]
+    return preset
 
 
-def _example_setting(side: int) -> str:
-    """Return a network for images of a side, as an option's value or in YAML."""
-    widths, coarse = ([32, 64], side // 2) if side % 2 == 0 else ([64], side)
+def _example_setting(sides: tuple[int, ...]) -> str:
+    """Return a network for images of these sides, as an option's value or in YAML."""
+    common = math.gcd(*sides)
+    widths, coarse = ([32, 64], common // 2) if common % 2 == 0 else ([64], common)
     divisors = (patch for patch in range(1, coarse + 1) if coarse % patch == 0)
-    patch = min(divisors, key=lambda patch: abs(coarse // patch - _USUAL_MAP_SIDE))
+    smallest = min(sides) * coarse // common  # side of the map with a patch of 1
+    patch = min(divisors, key=lambda patch: abs(smallest // patch - _USUAL_MAP_SIDE))
     return f"{{patch: {patch}, widths: {widths}, blocks: 1}}"
 
 

@@ -56,7 +56,7 @@ class ShardSchema:
 
     @property
     def suffix(self) -> str:
-        """Return the suffix of the samples' file names: png or wav."""
+        """Return the suffix of the samples' file names: png, wav or npy."""
         return self.media.formats[0]
 
     def encode_files(self, samples: Tensor) -> list[bytes]:
@@ -91,7 +91,8 @@ def require_format(name: ShardFormat) -> None:
 def parquet_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
     """Return rows as a parquet file.
 
-    Its columns are `index` and, if the rows have them, `label`, `image` or `audio`, and `codes`.
+    Its columns are `index` and, if the rows have them, `label`, `image`, `audio` or
+    `series`, and `codes`.
 
     Raises:
         MissingExtraError: The package pyarrow is not installed.
@@ -113,6 +114,11 @@ def parquet_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
         column = schema.media.modality
         columns[column] = pa.StructArray.from_arrays([files, paths], ["bytes", "path"])
         features[column] = {"_type": column.capitalize()}
+        if column == "series":  # lists of numbers, which are read as a data set again
+            arrays = [np.load(io.BytesIO(file)).tolist() for file in rows.files]
+            columns[column] = pa.array(arrays, pa.list_(pa.list_(pa.float32())))
+            values_of = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "List"}
+            features[column] = {"feature": values_of, "_type": "List"}
     if rows.codes is not None:
         values = pa.array(rows.codes.reshape(-1))
         ends = np.arange(len(rows) + 1, dtype=np.int32) * rows.codes.shape[1]
@@ -131,7 +137,7 @@ def tar_bytes(rows: ShardRows, schema: ShardSchema) -> bytes:
     """Return rows as a tar file for WebDataset.
 
     Each row has a file `.json` with its index and label. If the row has them, files with its sample
-    (`.png` or `.wav`), its label (`.cls`) and its codes (`.codes.npy`) come before.
+    (`.png`, `.wav` or `.npy`), its label (`.cls`) and its codes (`.codes.npy`) come before.
     """
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -124,6 +124,10 @@ class SampleJob(BulkJob):
     """
     sampling_params: SamplingParams
     """Temperature, top-k, top-p and guidance."""
+    conditions: dict[str, Any] | None = None
+    """Values of the model's other conditions by name, which all samples are given."""
+    fixed_codes: tuple[int, ...] | None = None
+    """Codes that all samples are given, with -1 for codes to draw; None: all codes are drawn."""
     precision: Precision = "float32"
     """Number format in which the prior computes."""
     backend: Literal["native", "portable"]
@@ -203,7 +207,7 @@ def load_model_data(config: DataConfig, model: AnytimeModel) -> DataSplits:
         DataError: The data set cannot be read.
         InputError: Its samples have another shape or sample rate than those of the model.
     """
-    data = load_data(config)
+    data = load_data(config, model.bundle.card.data.channel_ranges)
     found, wanted = (data.sample_shape, data.sample_rate), (model.sample_shape, model.sample_rate)
     if found != wanted:
         raise InputError(
@@ -227,6 +231,8 @@ def sample_job(
     codes: int | None = None,
     quality: float | None = None,
     label: Label | Sequence[Label] | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    fixed_codes: Sequence[int] | None = None,
     save: SavedContent = "both",
     sharding: ShardingConfig = ShardingConfig(),  # noqa: B008
     device: Device | None = None,
@@ -242,6 +248,8 @@ def sample_job(
         codes: Number of codes of each sample; None: all codes, unless `quality` is given.
         quality: Share of the full quality, (0, 1], that the curve turns into a number of codes.
         label: One class, or several that samples cycle through; None: as in the training data.
+        conditions: Values of the model's other conditions by name, which all samples are given.
+        fixed_codes: Codes that all samples are given, at most L, with -1 for codes to draw.
         save: Whether to write samples, their codes, or both.
         sharding: How the samples are split into files.
         device: Device of the workers; `auto`: the best that all of them have; None: the model's.
@@ -255,12 +263,22 @@ def sample_job(
     """
     if model.sample_rate is not None and save != "codes":
         require_audio()
-    plan, budget = model.plan(1, codes=codes, quality=quality, seed=seed, **sampling_params)
+    plan, budget = model.plan(
+        1,
+        codes=codes,
+        quality=quality,
+        seed=seed,
+        conditions=conditions,
+        fixed_codes=fixed_codes,
+        **sampling_params,
+    )
     values = _common_settings(name, model, num_samples, sharding, device) | {
         "seed": seed,
         "codes": model.sampler.resolve_budget(budget).max_codes,
         "label": _label_indices(model, label),
         "sampling_params": plan.sampling_params,
+        "conditions": None if conditions is None else dict(conditions),
+        "fixed_codes": None if plan.fixed_codes is None else tuple(plan.fixed_codes[0].tolist()),
         "precision": model.precision,
         "backend": model.backend,
         "save": save,

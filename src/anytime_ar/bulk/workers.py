@@ -138,6 +138,8 @@ class SampleJobExecutor(JobExecutor):
             first=indices.start,
             codes=self.job.codes,
             label=label,
+            conditions=self.job.conditions,
+            fixed_codes=self.job.fixed_codes,
             **self.job.sampling_params.model_dump(),  # type: ignore[typeddict-item]
         )
 

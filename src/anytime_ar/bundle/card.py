@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
 from anytime_ar.autoencoder import AutoencoderConfig
 from anytime_ar.bundle.references import PartName, WeightsReference
+from anytime_ar.conditions import Condition
 from anytime_ar.config import Config
+from anytime_ar.errors import InputError
 from anytime_ar.plugins import OneOf, PartConfig
 from anytime_ar.prior import PriorConfig, SamplingParams
 
+_NAME = re.compile(r"[A-Za-z]\w*")
 MAX_SAMPLE_VALUES = 2**28
 """Maximum number of values of one sample, 1 GB as float32: the weights do not limit the size of
 what they decode."""
@@ -26,18 +37,35 @@ class DataCard(Config):
     sample_shape: tuple[PositiveInt, ...] = Field(min_length=2, max_length=3)
     """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
     sample_rate: int | None = Field(None, ge=1)
-    """Sampling rate of audio in Hz; None for images."""
+    """Sampling rate of audio in Hz; None for images and series."""
     normalize: Literal["peak", "none"] | None = None
     """Scaling of audio before it is encoded: to the peak of training clips, or none.
 
-    None for images.
+    None for images and series.
     """
+    channel_ranges: tuple[tuple[FiniteFloat, FiniteFloat], ...] | None = None
+    """Lowest and highest value of each channel of a series in the training split, in its own units:
+    a sample has -1 and 1 for these. None for images and audio."""
+    channel_names: tuple[str, ...] | None = None
+    """Names of the channels of a series; None if they have none."""
     value_range: tuple[float, float] = (-1.0, 1.0)
     """Lowest and highest value of samples."""
     labels: tuple[str, ...] | None = None
     """Names of the classes, by label; None without labels."""
     label_frequencies: tuple[float, ...] | None = None
     """Share of each class in the training split, by label; None without labels."""
+    conditions: dict[str, SerializeAsAny[Condition]] = Field(default_factory=dict)
+    """Conditions of the prior beside the label, by name."""
+
+    @field_validator("conditions")
+    @classmethod
+    def _check_condition_names(cls, conditions: dict[str, Condition]) -> dict[str, Condition]:
+        wrong = [name for name in conditions if name == "label" or not _NAME.fullmatch(name)]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]!r} is no name of a condition; take letters, digits and _, and not label"
+            )
+        return conditions
 
     @field_validator("sample_shape")
     @classmethod
@@ -50,11 +78,24 @@ class DataCard(Config):
 
     @model_validator(mode="after")
     def _check_sample_rate(self) -> Self:
-        if (len(self.sample_shape) == 2) != (self.sample_rate is not None):
+        if len(self.sample_shape) == 3 and self.sample_rate is not None:
             raise ValueError(
                 f"samples of shape {self.sample_shape} do not go with sample_rate "
-                f"{self.sample_rate}; sounds (C, T) need one, images (C, H, W) have none"
+                f"{self.sample_rate}; sounds (C, T) have one, images (C, H, W) have none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        is_series = len(self.sample_shape) == 2 and self.sample_rate is None
+        for name in ("channel_ranges", "channel_names"):
+            described = getattr(self, name)
+            count = self.sample_shape[0] if is_series else 0
+            if described is not None and len(described) != count:
+                raise ValueError(
+                    f"{name} describes {len(described)} channels, and samples have shape "
+                    f"{self.sample_shape}; give one for each channel of a series (C, T)"
+                )
         return self
 
     @model_validator(mode="after")
@@ -63,6 +104,24 @@ class DataCard(Config):
         if labels != shares:
             raise ValueError(f"{labels} labels need as many label_frequencies, got {shares}")
         return self
+
+    def check_guidance(self, params: SamplingParams) -> None:
+        """Check that there is what sampling parameters guide.
+
+        Raises:
+            InputError: the model has no labels or conditions, or not those that are named.
+        """
+        if params.guidance != 1 and not self.labels and not self.conditions:
+            raise InputError(
+                f"guidance {params.guidance} was given, but this model has no labels; drop it"
+            )
+        known = [*(["label"] if self.labels else []), *self.conditions]
+        unknown = [name for name, _ in params.condition_guidance if name not in known]
+        if unknown:
+            raise InputError(
+                f"condition_guidance names {unknown[0]!r}, and this model has "
+                f"{', '.join(known) or 'no conditions'}; drop it"
+            )
 
 
 class Card(Config):
@@ -102,11 +161,10 @@ class Card(Config):
 
     @model_validator(mode="after")
     def _check_guidance(self) -> Self:
-        if self.sampling_params.guided and not self.data.labels:
-            raise ValueError(
-                f"sampling_params.guidance is {self.sampling_params.guidance}, and the model has "
-                "no labels; drop it"
-            )
+        try:
+            self.data.check_guidance(self.sampling_params)
+        except InputError as error:
+            raise ValueError(f"sampling_params: {error}") from error
         return self
 
     @model_validator(mode="after")

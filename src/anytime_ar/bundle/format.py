@@ -129,7 +129,7 @@ def build_bundle(card: Card, tokenizer: Tokenizer | None = None) -> Bundle:
     if isinstance(card.prior, PartConfig):
         prior = build_part(card.prior, "prior", CausalPrior)
     else:
-        prior = Prior(card.prior, *sizes)
+        prior = Prior(card.prior, *sizes, card.data.conditions)
     check_sizes(autoencoder, prior, card)
     attach_codebook(autoencoder, prior)
     return Bundle(card, autoencoder, prior)
@@ -169,6 +169,12 @@ def check_sizes(tokenizer: Tokenizer, prior: Prior | CausalPrior | None, card: C
             raise InputError(
                 f"the prior's {what} is {reprlib.repr(own)}, and {owner} {wanted}; give it {wanted}"
             )
+    if dict(prior.conditions) != card.data.conditions:
+        names = [", ".join(one) or "none" for one in (prior.conditions, card.data.conditions)]
+        raise InputError(
+            f"the prior's conditions ({names[0]}) are not those of the model ({names[1]}); give "
+            "both the same"
+        )
 
 
 def summarize_bundle(bundle: Bundle) -> str:

@@ -64,6 +64,9 @@ def add_sample_arguments(parser: Parser) -> None:
         "--quality", type=float | None, help="share of full quality, by the measured curve"
     )
     add_sampling_options(parser)
+    parser.add_argument(
+        "--fixed-codes", type=list[int] | None, help="codes of all samples, as [3,-1,7]; -1: drawn"
+    )
     parser.add_argument("--class-balanced", action="store_true", help="as many of each class")
     parser.add_argument(
         "--save", default="both", choices=get_args(SavedContent), help="contents of the shards"
@@ -123,6 +126,8 @@ def run_sample(arguments: Namespace) -> None:
         codes=arguments.codes,
         quality=arguments.quality,
         label=label,
+        conditions=arguments.conditions,
+        fixed_codes=arguments.fixed_codes,
         save=arguments.save,
         sharding=read_config(ShardingConfig, arguments),
         device=device,

@@ -1,4 +1,4 @@
-"""Decode codes, or any prefix of them, into images or audio: from a codes file, or from numbers.
+"""Decode codes, or any prefix of them, into samples: from a codes file, or from numbers.
 
 Windows of long audio are joined again. Several clips become a folder of files and an image of their
 spectrograms.
@@ -34,7 +34,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", nargs="+", help="a codes file (.npz), or codes as numbers")
     parser.add_argument("--codes", type=int | None, help="keep only so many of each row's codes")
     parser.add_argument(
-        "--out", type=literal_text, help="file to write; default: decoded.png, audio: decoded.wav"
+        "--out",
+        type=literal_text,
+        help="file to write; default: decoded.png, audio: decoded.wav, series: decoded.npy",
     )
     parser.add_argument("--columns", type=int | None, help="images in a row; default: a square")
     add_run_options(parser)
@@ -93,8 +95,8 @@ def _read_codes(source: list[str]) -> EncodedFiles:
 def _check_windows(encoded: EncodedFiles, model: AnytimeModel) -> None:
     """Refuse windows of audio that do not fit the model."""
     audio = encoded.windowed_audio
-    if audio is None or (model.sample_shape, model.sample_rate) == (
-        (1, audio.window),
+    if audio is None or (model.sample_shape[1:], model.sample_rate) == (
+        (audio.window,),
         audio.sample_rate,
     ):
         return

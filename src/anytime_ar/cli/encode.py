@@ -1,4 +1,4 @@
-"""Encode images or audio into codes, coarse to fine, and print them or write them to a file.
+"""Encode files of samples into codes, coarse to fine, and print the codes or write them to a file.
 
 Audio may have any length. It is split into overlapping windows, each of which becomes a row of
 codes. Several clips become one row each, and each has to fit into one window.
@@ -28,7 +28,7 @@ from anytime_ar.sampling import load
 def add_arguments(parser: Parser) -> None:
     """Add the options of `anytime encode`."""
     parser.add_argument("model", help="shipped name, folder, or Hub id")
-    parser.add_argument("files", nargs="+", type=literal_path, help="image or audio files")
+    parser.add_argument("files", nargs="+", type=literal_path, help="image, audio or series files")
     parser.add_argument("-o", "--out", type=literal_text, help="codes file (.npz) to write")
     add_run_options(parser)
 

@@ -201,7 +201,8 @@ def run(arguments: Namespace) -> None:
     elif experiment is not None:
         check_output_path(path, is_folder=True)
     data_config = model_data_config(model, arguments.model, arguments.data, arguments.label_key)
-    data = load_data(data_config)
+    ranges = model.bundle.card.data.channel_ranges
+    data = load_data(data_config, ranges)
     if is_run(arguments.model) and not (arguments.data or arguments.label_key):
         _check_data_of_run(Path(arguments.model), data)
     if experiment is not None:
@@ -363,7 +364,11 @@ def _classifier_data(own: DataConfig, model: AnytimeModel, data: DataSplits) -> 
     card = model.bundle.card.data
     is_here = own.name in EMBEDDED_SOURCES or local_data_path(own.name).exists()
     is_copy = data.sample_shape == card.sample_shape and card.labels in (None, data.label_names)
-    return data if own == data.config or (is_copy and not is_here) else load_data(own)
+    return (
+        data
+        if own == data.config or (is_copy and not is_here)
+        else load_data(own, card.channel_ranges)
+    )
 
 
 def _codes_to_show(model: AnytimeModel, data: DataSplits, arguments: Namespace) -> Tensor:

@@ -45,6 +45,7 @@ COMMANDS = {
     "serve": "serve models over HTTP, with a web page",
     "push": "upload a model to the Hugging Face Hub, with a model card",
     "sample": "draw samples by codes, seconds or quality, or until Ctrl-C",
+    "vary": "keep the first codes of a sample, and draw the others anew",
     "refine": "continue samples that were saved or interrupted",
     "encode": "turn images or audio into codes",
     "decode": "turn codes, or any prefix of them, into images or audio",

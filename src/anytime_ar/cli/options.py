@@ -29,6 +29,9 @@ from anytime_ar.sampling import AnytimeModel, BudgetKwargs, CancelFlag, SampleKw
 from anytime_ar.sampling.arguments import Schedule
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_NAMED_OPTION = re.compile(r"--(cond|guidance)\.(\w+)(?:=(.*))?", re.DOTALL)
+_FOLDED = {"cond": "--conditions", "guidance": "--condition_guidance"}
+"""Options that collect the values of options with names of conditions."""
 
 
 def add_device(parser: Parser) -> None:
@@ -161,8 +164,29 @@ def add_output_options(parser: Parser) -> None:
 def add_sampling_options(parser: Parser) -> None:
     """Add the options that determine the codes: label, seed and sampling parameters."""
     parser.add_argument("--label", type=literal_text, help="class, by name or number")
+    parser.add_argument(
+        "--conditions",
+        type=dict[str, Any] | None,
+        help='other conditions by name, {"text": "a key"}; or --cond.text "a key" for each',
+    )
+    parser.argument_hook = _fold_conditions
     parser.add_argument("--seed", type=int | None, help="default: a fresh one, which is printed")
     add_sampling_params(parser)
+
+
+def add_candidates(parser: Parser) -> None:
+    """Add the options that choose among several beginnings of each sample."""
+    parser.add_argument(
+        "--candidates", type=int, default=1, help="beginnings of each sample; the likeliest goes on"
+    )
+    parser.add_argument(
+        "--candidate-codes", type=int | None, help="codes of a beginning; default: a quarter"
+    )
+
+
+def candidates_from(arguments: Namespace) -> SampleKwargs:
+    """Return the candidates of the parsed arguments."""
+    return SampleKwargs(candidates=arguments.candidates, candidate_codes=arguments.candidate_codes)
 
 
 def add_sampling_params(parser: Parser) -> None:
@@ -178,8 +202,54 @@ def add_sampling_params(parser: Parser) -> None:
         "--top-p", type=float | list[float] | None, help="only the likeliest of mass p"
     )
     parser.add_argument(
-        "--guidance", type=float | list[float] | None, help="above 1: follow the label more"
+        "--guidance", type=float | list[float] | None, help="above 1: follow label, conditions more"
     )
+    parser.add_argument(
+        "--condition-guidance",
+        type=dict[str, float | list[float]] | None,
+        help='guidance of single conditions, {"text": 3}; or --guidance.text 3 for each',
+    )
+
+
+def _fold_conditions(arguments: list[str]) -> list[str]:
+    """Collect `--cond.NAME VALUE` in `--conditions`, and `--guidance.NAME VALUE` alike.
+
+    Raises:
+        InputError: a value is missing, or the conditions are given in both ways.
+    """
+    kept: list[str] = []
+    folded: dict[str, dict[str, Any]] = {}
+    at = 0
+    while at < len(arguments):
+        match = _NAMED_OPTION.fullmatch(arguments[at])
+        at += 1
+        if match is None:
+            kept.append(arguments[at - 1])
+            continue
+        prefix, name, value = match.groups()
+        if value is None:
+            if at == len(arguments):
+                raise InputError(f"--{prefix}.{name} needs a value")
+            value, at = arguments[at], at + 1
+        folded.setdefault(_FOLDED[prefix], {})[name] = _condition_value(value)
+    for option, values in folded.items():
+        if any(argument.partition("=")[0] == option for argument in kept):
+            raise InputError(f"{option.replace('_', '-')} was given in two ways; leave one out")
+        kept += [option, json.dumps(values)]
+    return kept
+
+
+def _condition_value(text: str) -> Any:
+    """Return a number or a list as such, and any other text as it is."""
+    if _NUMBER.fullmatch(text) or text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def budget_from(arguments: Namespace, codes: int | None, cancel: CancelFlag) -> BudgetKwargs:
@@ -206,6 +276,7 @@ def sampling_options_from(model: AnytimeModel, arguments: Namespace) -> SampleKw
     """
     return SampleKwargs(
         label=parse_label(model, arguments.label),
+        conditions=arguments.conditions,
         seed=secrets.randbits(32) if arguments.seed is None else arguments.seed,
         **sampling_kwargs_from(arguments),  # type: ignore[typeddict-item]
     )

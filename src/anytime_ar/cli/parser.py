@@ -264,7 +264,7 @@ class Parser(ArgumentParser):
             if argument.count("[") + argument.count("{") > _MAX_NESTING:
                 raise InputError(f"{argument[:20]}...: is nested deeper than any value")
         if self.config is None:
-            return arguments
+            return arguments if self.argument_hook is None else self.argument_hook(arguments)
         if arguments and not arguments[0].startswith("-"):
             arguments = ["--config", str(config_path(arguments[0])), *arguments[1:]]
         if self.argument_hook is not None:

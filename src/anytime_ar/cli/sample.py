@@ -17,9 +17,11 @@ from jsonargparse import Namespace
 
 from anytime_ar.cli.options import (
     add_budget_options,
+    add_candidates,
     add_output_options,
     add_sampling_options,
     budget_from,
+    candidates_from,
     check_columns,
     print_result,
     sampling_options_from,
@@ -44,6 +46,12 @@ def add_arguments(parser: Parser) -> None:
     )
     add_budget_options(parser)
     add_sampling_options(parser)
+    add_candidates(parser)
+    parser.add_argument(
+        "--fixed-codes",
+        type=list[int] | list[list[int]] | None,
+        help="codes of all samples, as [3,-1,7], or a list for each; -1: drawn",
+    )
     add_output_options(parser)
 
 
@@ -60,6 +68,8 @@ def run(arguments: Namespace) -> None:
     files = SampleFiles(model)
     out = files.output_path(arguments.out, "samples")
     settings = sampling_options_from(model, arguments)
+    if arguments.fixed_codes is not None:
+        settings["fixed_codes"] = arguments.fixed_codes
     tune_threads_without_kernel(arguments)
     if arguments.deadline_s is not None and arguments.num_samples >= 1:
         model.warm_up(arguments.num_samples, guidance=settings.get("guidance"))
@@ -68,7 +78,7 @@ def run(arguments: Namespace) -> None:
     with defer_interrupts() as interrupted:
         codes = max(requested) if isinstance(requested, list) else requested
         limits = budget_from(arguments, codes, cancel=interrupted)
-        options: SampleKwargs = {**settings, **limits}
+        options: SampleKwargs = {**settings, **candidates_from(arguments), **limits}
         result = model.generate(arguments.num_samples, **options)
         columns = requested if isinstance(requested, list) else None
         written = write_samples(files, result, out, arguments, columns)

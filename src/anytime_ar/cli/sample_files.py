@@ -1,4 +1,4 @@
-"""Read and write samples as image and audio files."""
+"""Read and write samples as image and audio files, and series as arrays and tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class WrittenFiles(NamedTuple):
     path: Path
     """The file, or the folder of files."""
     sheet: Path | None = None
-    """The image beside a folder of audio files; None: there is none."""
+    """The image beside a folder of audio files or series; None: there is none."""
 
     def __str__(self) -> str:
         """Return the paths as text for messages."""
@@ -65,8 +65,8 @@ class CommandReport(NamedTuple):
 class SampleFiles:
     """Reads and writes the samples of a model. Any samples can be written as a sheet of images.
 
-    A recording of any length is read in overlapping windows. Several audio samples become a folder
-    of files, and a sheet of spectrograms beside it.
+    A recording of any length is read in overlapping windows. Several sounds or series become
+    a folder of files, and a sheet of spectrograms or line plots beside it.
 
     Args:
         model: the model whose samples are read and written.
@@ -189,10 +189,10 @@ class SampleFiles:
         codes, audio = encoded
         if audio is not None and not _is_image(out):
             blocks = AudioProcessor.decode_recording(self.model, codes, audio, progress)
-            if _is_array(out):
-                _write_array(out, torch.cat([*blocks])[None])
+            if self._is_array(out):
+                _write_array(out, torch.cat([*blocks], dim=-1)[None])
             else:
-                write_audio(out, blocks, audio.sample_rate)
+                write_audio(out, blocks, audio.sample_rate, self.model.sample_shape[0])
             seconds = audio.samples / audio.sample_rate
             figures = {"seconds": round(seconds, 4), "windows": len(codes)}
             return WrittenFiles(out), CommandReport(f"{seconds:.2f} s", figures)
@@ -202,7 +202,9 @@ class SampleFiles:
         return self.write(samples, out, columns), CommandReport(f"{count} {noun}", {noun: count})
 
     def write(self, samples: Tensor, out: Path, columns: int | None) -> WrittenFiles:
-        """Write samples as a sheet or array, or audio as a clip or a folder of clips with a sheet.
+        """Write images as a sheet, and sounds and series as a file, or as a folder with a sheet.
+
+        A file .npy holds all images or sounds as one array.
 
         Args:
             samples: float32 [n, *sample_shape] in [-1, 1].
@@ -212,11 +214,12 @@ class SampleFiles:
         Raises:
             InputError: `out` cannot be written.
         """
-        if _is_array(out):
+        if self._is_array(out):
             _write_array(out, samples)
             return WrittenFiles(out)
-        if not _is_image(out) and len(samples) == 1:
-            self._write_clip(out, samples[0])
+        is_sheet = _is_image(out) and self.media.modality != "image"
+        if len(samples) == 1 and not is_sheet:
+            self.media.write(out, samples[0])
             return WrittenFiles(out)
         written = _create_output(out)
         columns = min(columns or math.ceil(math.sqrt(len(samples))), len(samples))
@@ -227,7 +230,7 @@ class SampleFiles:
         return written
 
     def write_budgets(self, codes: Tensor, budgets: Sequence[int], out: Path) -> WrittenFiles:
-        """Write samples at several numbers of codes, each a column of a sheet, and audio as files.
+        """Write samples at several numbers of codes, each a column of a sheet, and others as files.
 
         An array has the numbers of codes as its second dimension.
 
@@ -239,7 +242,7 @@ class SampleFiles:
         Raises:
             InputError: `out` cannot be written.
         """
-        if _is_array(out):
+        if self._is_array(out):
             _write_array(out, torch.stack([self.model.decode(codes[:, :k]) for k in budgets], 1))
             return WrittenFiles(out)
         written = _create_output(out)
@@ -252,20 +255,15 @@ class SampleFiles:
                 self._write_clips(samples, written.path, f"-k{k:0{digits}}{out.suffix}")
         return written
 
+    def _is_array(self, out: Path) -> bool:
+        """Return whether a file holds all samples as one array; series have a file each."""
+        return out.suffix.lower() == ".npy" and self.media.modality != "series"
+
     def _write_clips(self, samples: Tensor, folder: Path, ending: str) -> None:
-        """Write samples [n, 1, T] as 0.wav, 1.wav and so on, if `ending` is .wav."""
+        """Write samples [n, C, T] as 0.wav, 1.wav and so on, if `ending` is .wav."""
         digits = len(str(len(samples) - 1))
         for number, sample in enumerate(samples):
-            self._write_clip(folder / f"{number:0{digits}}{ending}", sample)
-
-    def _write_clip(self, path: Path, sample: Tensor) -> None:
-        """Write a sample [1, T]."""
-        assert self.model.sample_rate is not None, "only models of audio write no images"
-        write_audio(path, [sample[0]], self.model.sample_rate)
-
-
-def _is_array(out: Path) -> bool:
-    return out.suffix.lower() == ".npy"
+            self.media.write(folder / f"{number:0{digits}}{ending}", sample)
 
 
 def _write_array(out: Path, samples: Tensor) -> None:

@@ -109,14 +109,45 @@ class Client(_Calls):
             deadline_s: Seconds for the whole call with its retries; each try sends the time that is
                 left. None: no deadline and no retry.
             **options: `model`, `label`, `seed`, `first`, `codes`, `quality`, `min_codes`,
-                `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `with_codes`, `id`; see
-                /openapi.json of the server.
+                `min_quality`, `temperature`, `top_k`, `top_p`, `guidance`, `conditions`,
+                `condition_guidance`, `fixed_codes`,
+                `candidates`, `candidate_codes`, `with_codes`, `id`; see /openapi.json of the
+                server.
 
         Raises:
             RequestFailed: The server returned an error, or no response.
         """
         body = protocol.request_body(n=n, **options)
         return protocol.parse_result(self._run(self._call("POST", "/v1/samples", body, deadline_s)))
+
+    def vary(
+        self,
+        x: str | RemotePreview | npt.ArrayLike,
+        n: int = 1,
+        *,
+        keep: int,
+        index: int = 0,
+        deadline_s: float | None = None,
+        **options: Any,
+    ) -> RemoteSampleResult:
+        """Draw n variations of a sample: its first codes are kept, and the others drawn anew.
+
+        Args:
+            x: What `sample` or `refine` returned, its id, or a sample, float [*sample_shape] in
+                [-1, 1].
+            n: Number of variations.
+            keep: Number of codes to keep.
+            index: Index of the sample among those of an earlier request.
+            deadline_s: As for `sample`.
+            **options: As for `sample`, without `fixed_codes`.
+
+        Raises:
+            RequestFailed: The session has expired, the server returned another error, or there was
+                no response.
+        """
+        return self.sample(
+            n, deadline_s=deadline_s, vary=protocol.vary_params(x, keep, index), **options
+        )
 
     def refine(
         self, id: str, *, deadline_s: float | None = None, **options: Any
@@ -308,6 +339,21 @@ class AsyncClient(_Calls):
         body = protocol.request_body(n=n, **options)
         call = self._call("POST", "/v1/samples", body, deadline_s)
         return protocol.parse_result(await self._run(call))
+
+    async def vary(
+        self,
+        x: str | RemotePreview | npt.ArrayLike,
+        n: int = 1,
+        *,
+        keep: int,
+        index: int = 0,
+        deadline_s: float | None = None,
+        **options: Any,
+    ) -> RemoteSampleResult:
+        """Draw n variations of a sample; see `Client.vary`."""
+        return await self.sample(
+            n, deadline_s=deadline_s, vary=protocol.vary_params(x, keep, index), **options
+        )
 
     async def refine(
         self, id: str, *, deadline_s: float | None = None, **options: Any

@@ -113,7 +113,7 @@ class RemotePreview:
     quality: float | None
     """Share of the model's full quality at k codes, by its curve; None: not measured."""
     data: npt.NDArray[np.float32]
-    """Decoded samples, float32 [n, *sample_shape] in [-1, 1]."""
+    """Decoded samples, float32 [n, *sample_shape] in [-1, 1], series in their own units."""
     codes: npt.NDArray[np.int64] | None
     """Codes, int64 [n, k]; None: the request did not ask for them."""
 
@@ -237,9 +237,32 @@ class EventStreamParser:
 
 
 def request_body(**options: Any) -> dict[str, Any]:
-    """Return the body of a request: options that are not None, and arrays as the format of data."""
+    """Return the body of a request: options that are not None, and arrays as the format of data.
+
+    Codes in `fixed_codes` may be an array or a list, [k] or [n, k].
+    """
     given = {name: value for name, value in options.items() if value is not None}
+    fixed = given.get("fixed_codes")
+    if fixed is not None:
+        rows = fixed.tolist() if hasattr(fixed, "tolist") else list(fixed)
+        several = bool(rows) and isinstance(rows[0], Sequence)
+        given["fixed_codes"] = rows if several else [rows]
     return {"format": "npy", **given}
+
+
+def vary_params(x: str | RemotePreview | npt.ArrayLike, keep: int, index: int) -> dict[str, Any]:
+    """Return what a request for variations says about the sample to vary.
+
+    Args:
+        x: Id of samples on the server, what `sample` returned, or a sample, float [*sample_shape].
+        keep: Number of codes to keep.
+        index: Index of the sample among those with the id.
+    """
+    if isinstance(x, RemotePreview):
+        x = x.id
+    if isinstance(x, str):
+        return {"id": x, "index": index, "keep": keep}
+    return {"sample": _array_to_base64(np.asarray(x, dtype=np.float32)), "keep": keep}
 
 
 def parse_preview(values: dict[str, Any]) -> RemotePreview:

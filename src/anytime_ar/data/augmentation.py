@@ -60,7 +60,7 @@ def augment(
     """Augment each sample at random within the ranges of the configuration.
 
     Args:
-        samples: float32 [B, C, H, W] or [B, 1, T] in [-1, 1], on the CPU.
+        samples: float32 [B, C, H, W] or [B, C, T] in [-1, 1], on the CPU.
         config: the ranges.
         generator: the only source of randomness.
         shard: the shard of the global batch that the samples are.
@@ -103,32 +103,33 @@ def random_crops(
     """Crop each clip at random to a length, without cropping into its trailing silence.
 
     Args:
-        clips: int16 [B, 1, S]; zeros pad a clip that ends before S.
+        clips: int16 [B, C, S]; zeros pad a clip that ends before S.
         length: length T of a crop, in samples; T <= S.
         generator: the only source of randomness.
         shard: the shard of the global batch that the clips are.
 
     Returns:
-        int16 [B, 1, T]; `clips` itself if T = S.
+        int16 [B, C, T]; `clips` itself if T = S.
     """
-    batch, _, stored = clips.shape
+    batch, channels, stored = clips.shape
     if length == stored:
         return clips
-    ends = torch.where(clips[:, 0] != 0, torch.arange(1, stored + 1), 0).amax(dim=1)  # [B]
+    sounds = (clips != 0).any(1)  # [B, S]
+    ends = torch.where(sounds, torch.arange(1, stored + 1), 0).amax(dim=1)  # [B]
     room = (ends - length).clamp_min(0) + 1
     draws = torch.rand(shard.global_batch_size(batch), generator=generator, dtype=torch.float64)
     starts = (shard.local_slice(draws) * room).long()
     indices = starts[:, None] + torch.arange(length)  # [B, T]
-    return clips[:, 0].gather(1, indices)[:, None]
+    return clips.gather(2, indices[:, None].expand(-1, channels, -1))
 
 
 def _augment_audio(
     clips: Tensor, config: AudioAugmentationConfig, generator: torch.Generator, shard: BatchShard
 ) -> Tensor:
-    """Delay, resample, attenuate and invert clips at random: float32 [B, 1, T] to the same.
+    """Delay, resample, attenuate and invert clips at random: float32 [B, C, T] to the same.
 
     Args:
-        clips: float32 [B, 1, T] in [-1, 1].
+        clips: float32 [B, C, T] in [-1, 1].
         config: the ranges.
         generator: the only source of randomness.
         shard: the shard of the global batch that the clips are.
@@ -139,12 +140,13 @@ def _augment_audio(
     draws = _uniform_draws(4, clips, generator, shard)
     factor = 1 + (draws[0] * 2 - 1) * config.speed  # [B]
     positions = torch.arange(length)
-    ends = torch.where(clips[:, 0] != 0, positions, 0).amax(dim=1) / factor  # [B], at new speed
+    sounds = (clips != 0).any(1)  # [B, T]
+    ends = torch.where(sounds, positions, 0).amax(dim=1) / factor  # [B], at new speed
     delay = draws[1] * torch.clamp(length - 1 - ends, 0, config.delay * length)  # [B]
     if not config.speed:
         delay = delay.round()  # a whole number of samples needs no interpolation
     positions = (positions - delay[:, None]) * factor[:, None]  # [B, T], source positions
-    clips = _interpolate_cubic(clips[:, 0], positions)[:, None]
+    clips = torch.stack([_interpolate_cubic(one, positions) for one in clips.unbind(1)], dim=1)
     gain = 10 ** (-draws[2] * config.attenuation_db / 20)  # [B]
     if config.invert_polarity:
         gain = torch.where(draws[3] < 0.5, -gain, gain)

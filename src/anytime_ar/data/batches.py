@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from anytime_ar.conditions import Conditions, concatenate_conditions
 from anytime_ar.data.augmentation import AugmentationConfig, augment, random_crops
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.media.image import to_float
@@ -30,18 +31,23 @@ class Batch(NamedTuple):
     """A batch of samples, ready for a network."""
 
     data: Tensor
-    """Samples, float32 in [-1, 1]: images [B, C, H, W] or clips [B, 1, T]."""
+    """Samples, float32 in [-1, 1]: images [B, C, H, W] or clips [B, C, T]."""
     labels: Tensor | None
     """Class of each sample, int64 [B]; None if the set has no labels."""
+    conditions: Conditions | None = None
+    """B rows for each condition; None if the set has no conditions."""
 
 
 class StoredChunk(NamedTuple):
     """Consecutive samples of a split, as stored."""
 
     samples: Tensor
-    """Samples as stored: images uint8 [n, C, H, W], clips int16 [n, 1, T]."""
+    """Samples as stored: images uint8 [n, C, H, W], sounds int16 [n, C, T],
+    series float32 [n, C, T]."""
     labels: Tensor | None
     """Class of each sample, int64 [n]; None if the set has no labels."""
+    conditions: Conditions | None
+    """n rows for each condition; None if the set has no conditions."""
     start: int
     """Position where reading began: `chunks(start=start)` returns this chunk again."""
 
@@ -53,6 +59,8 @@ class ShuffleBlock(Protocol):
     """Position where reading began: `blocks(start=start)` returns this block again."""
     labels: Tensor | None
     """Class of each sample, int64 [n]; None if the set has no labels."""
+    conditions: Conditions | None
+    """n rows for each condition; None if the set has no conditions."""
 
     def __len__(self) -> int:
         """Return the number n of samples in the block."""
@@ -64,7 +72,7 @@ class ShuffleBlock(Protocol):
             indices: int64 [m], each in 0..n-1.
 
         Returns:
-            Images uint8 [m, C, H, W], or clips int16 [m, 1, S].
+            Images uint8 [m, C, H, W], sounds int16 [m, C, S], or series float32 [m, C, T].
 
         Raises:
             DataError: a sample cannot be used.
@@ -129,6 +137,7 @@ class ShuffledBatches(Iterator[Batch]):
         """
         samples: list[Tensor] = []
         labels: list[Tensor] = []
+        conditions: list[Conditions] = []
         ours = self._shard.local_indices(self._batch_size)
         filled = 0
         while filled < self._batch_size:
@@ -139,6 +148,8 @@ class ShuffledBatches(Iterator[Batch]):
                 samples.append(block.take(own))
                 if block.labels is not None:
                     labels.append(block.labels[own])
+                if block.conditions is not None:
+                    conditions.append({name: x[own] for name, x in block.conditions.items()})
             self._taken += len(chosen)
             filled += len(chosen)
         stored = torch.cat(samples)
@@ -152,7 +163,9 @@ class ShuffledBatches(Iterator[Batch]):
             self._shard,
         )
         self._step += 1
-        return Batch(data, torch.cat(labels) if labels else None)
+        return Batch(
+            data, torch.cat(labels) if labels else None, concatenate_conditions(conditions)
+        )
 
     def _current_block(self) -> ShuffleBlock:
         """Return the block that has samples left, and read the next one if there is none."""

@@ -6,12 +6,14 @@ Broken samples are collected so that one error names those of the whole set.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from anytime_ar.data.rows import Row, SplitRows, StoredArray
 from anytime_ar.errors import BrokenSampleError, DataError
 from anytime_ar.media.audio import decode_audio_blocks, read_clip, resample_blocks, to_int16
 from anytime_ar.media.image import decode_image
+from anytime_ar.media.series import ChannelRanges, scale_channels
 
 _MAX_NAMED = 10
 """Most broken samples that a message names."""
@@ -184,7 +187,7 @@ class ImageRowDecoder:
         if shape[0] != first.shape[0]:
             raise DataError(
                 f"{origin}: {shape[0]} channels, but {first.origin} has {first.shape[0]}; "
-                "set data.channels to 1 or 3"
+                "set data.channels to 1, 3 or 4"
             )
         raise DataError(
             f"{origin}: {shape[2]} x {shape[1]}, but {first.origin} is {first.shape[2]} x "
@@ -193,12 +196,28 @@ class ImageRowDecoder:
 
 
 class TensorRowDecoder(ImageRowDecoder):
-    """A decoder of samples that a program holds as tensors, arrays or PIL images."""
+    """A decoder of samples that are tensors, arrays or PIL images.
+
+    Arrays [C, T] are sounds in [-1, 1] if the configuration has a sample rate, and series in units
+    of their own otherwise. Of series, the range of each channel is scaled to [-1, 1].
+
+    Args:
+        config: the conversion.
+        channel_ranges: lowest and highest value of each channel of a series; None: those of the
+            training split, see `measure_channels`.
+    """
+
+    def __init__(self, config: DataConfig, channel_ranges: ChannelRanges | None = None) -> None:
+        """Store the conversion; the first sample sets the shape."""
+        super().__init__(config)
+        self.channel_ranges = channel_ranges
+        """Lowest and highest value of each channel of a series; None: raw values are returned."""
 
     def __call__(self, row: Row) -> StoredArray:
-        """Return a sample as uint8 [C, H, W], or as float32 [C, H, W] or [C, T] in [-1, 1].
+        """Return a sample as uint8 [C, H, W], or as float32 [C, H, W] or [C, T] in about [-1, 1].
 
         Raises:
+            BrokenSampleError: a value of a series is not finite.
             DataError: it is of another type, shape or range.
         """
         if isinstance(row.content, bytes | Path | Image.Image):
@@ -211,10 +230,12 @@ class TensorRowDecoder(ImageRowDecoder):
         held = row.content
         if isinstance(held, Tensor):
             held = held.detach().cpu()
-            held = held.float() if held.is_floating_point() else held
+            held = held.double() if held.is_floating_point() else held
         array = np.asarray(held)
+        if self.is_series(array):
+            return self._decode_series(np.atleast_2d(array), row.origin)
         is_pixels = array.dtype == np.uint8 and array.ndim == 3
-        if array.ndim == 3 and array.shape[0] > 4 and array.shape[2] in (1, 3):
+        if array.ndim == 3 and array.shape[0] > 4 and array.shape[2] in (1, 3, 4):
             raise DataError(
                 f"{row.origin}: has shape {list(array.shape)}, with channels last; pass [C, H, W]"
             )
@@ -222,7 +243,7 @@ class TensorRowDecoder(ImageRowDecoder):
         if not (is_pixels or is_float) or not array.size:
             raise DataError(
                 f"{row.origin}: is {array.dtype} of shape {list(array.shape)}; pass images "
-                "[C, H, W] as uint8, or images or sounds [C, T] as floats in [-1, 1]"
+                "[C, H, W] as uint8, images or sounds [C, T] as floats in [-1, 1], or series [C, T]"
             )
         if not is_pixels:
             array = array.astype(np.float32)
@@ -234,9 +255,61 @@ class TensorRowDecoder(ImageRowDecoder):
         self._check_shape(array.shape, row.origin)
         return array
 
+    def is_series(self, content: object) -> bool:
+        """Return whether the content of a row is a series [C, T] or [T]; uint8 is for images."""
+        return (
+            isinstance(content, Tensor | np.ndarray)
+            and content.ndim in (1, 2)
+            and not str(content.dtype).endswith("uint8")
+            and self._config.audio.sample_rate is None
+        )
+
+    def measure_channels(self, rows: SplitRows) -> None:
+        """Set `channel_ranges` to those of all series that decode.
+
+        Args:
+            rows: rows of the training split, which are read once.
+
+        Raises:
+            DataError: a series has another type or shape than the first.
+        """
+        low: npt.NDArray[Any] = np.array(np.inf)
+        high: npt.NDArray[Any] = np.array(-np.inf)
+        for row in rows.read():
+            with suppress(BrokenSampleError):  # reported when the split is read
+                series = self(row)
+                low, high = np.minimum(low, series.min(1)), np.maximum(high, series.max(1))
+        if low.ndim:
+            self.channel_ranges = tuple(zip(low.tolist(), high.tolist(), strict=True))
+
+    def _decode_series(self, array: npt.NDArray[Any], origin: str) -> npt.NDArray[Any]:
+        """Return a series as float32 scaled to its ranges, or as float64 in its own units."""
+        if array.dtype.kind not in "fiu" or not array.size:
+            raise DataError(
+                f"{origin}: is {array.dtype} of shape {list(array.shape)}; pass series [C, T] of "
+                "numbers"
+            )
+        series = array.astype(np.float64)  # large offsets would lose digits in float32
+        bad = np.argwhere(~np.isfinite(series))
+        if len(bad):
+            channel, step = bad[0]
+            raise BrokenSampleError(
+                f"{origin}: channel {channel} is {array[channel, step]} at step {step}; fill gaps "
+                "before"
+            )
+        self._check_shape(series.shape, origin)
+        if self.channel_ranges is None:
+            return series
+        if len(self.channel_ranges) != len(series):
+            raise DataError(
+                f"{origin}: has {len(series)} channels, and the model {len(self.channel_ranges)}; "
+                "pass the same"
+            )
+        return scale_channels(torch.from_numpy(series), self.channel_ranges).numpy()
+
 
 class AudioRowDecoder:
-    """A decoder of audio to mono clips of one sample rate and one length.
+    """A decoder of audio to clips of one sample rate, one number of channels and one length.
 
     Longer clips are cropped, shorter ones are padded with silence. Without `sample_rate`, all clips
     must have the rate of the first.
@@ -250,7 +323,7 @@ class AudioRowDecoder:
         self._first = ""
 
     def __call__(self, row: Row) -> npt.NDArray[np.int16]:
-        """Decode the first `seconds` of one row to int16 [1, T].
+        """Decode the first `seconds` of one row to int16 [C, T].
 
         Raises:
             BrokenSampleError: it does not decode.
@@ -259,17 +332,17 @@ class AudioRowDecoder:
         return self._decode(row, self._config.seconds)
 
     def decode_for_training(self, row: Row) -> npt.NDArray[np.int16]:
-        """Decode one row to int16 [1, S], S >= T, to crop training clips from; see `__call__`."""
+        """Decode one row to int16 [C, S], S >= T, to crop training clips from; see `__call__`."""
         seconds = self._config.seconds
         return self._decode(row, max(seconds, self._config.max_stored_seconds or seconds))
 
     def _decode(self, row: Row, seconds: float) -> npt.NDArray[np.int16]:
-        """Decode, resample and normalize one row to int16 [1, n], and crop or pad it.
+        """Decode, resample and normalize one row to int16 [C, n], and crop or pad it.
 
         Only the crop and one block are in memory, but the peak is that of the whole recording.
         """
         assert isinstance(row.content, bytes | Path)
-        blocks = decode_audio_blocks(row.content, row.origin)
+        blocks = decode_audio_blocks(row.content, row.origin, self._config.channels)
         first, rate = next(blocks)
         target = self.sample_rate or rate
         fits = rate == target or self._config.sample_rate is not None
@@ -287,7 +360,7 @@ class AudioRowDecoder:
             )
         if self.sample_rate is None:
             self.sample_rate, self._first = rate, row.origin
-        return to_int16(clip.normalized(self._config.normalize))[None]
+        return np.atleast_2d(to_int16(clip.normalized(self._config.normalize)))
 
     def _length(self, seconds: float, sample_rate: int) -> int:
         """Return the clip length in samples, rounded up to a multiple of `length_multiple`."""

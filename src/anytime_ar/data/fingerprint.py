@@ -19,6 +19,7 @@ from anytime_ar.data.config import DataConfig
 from anytime_ar.data.loading import EMBEDDED_SOURCES, DataSplits, local_data_path
 from anytime_ar.data.splits import MemorySplit, Split
 from anytime_ar.errors import DataError, InputError
+from anytime_ar.media.series import ChannelRanges
 
 _MAX_HASHED_BYTES = 2**28
 """Most bytes of a split, or of the files of a stream, that are hashed."""
@@ -67,6 +68,8 @@ class DataFingerprint(Config):
     """Fingerprint of the files of a streamed local set."""
     left_out: tuple[str, ...] = ()
     """Samples and files that were left out, in words."""
+    channel_ranges: ChannelRanges | None = None
+    """Ranges of the channels of series, by which the samples are scaled."""
     path: str | None = None
     """Absolute path of a local set; None for another set, or if the path is no text."""
 
@@ -107,6 +110,8 @@ class DataFingerprint(Config):
             )
         if self.sample_shape != earlier.sample_shape:
             changes.append(f"samples are {self.sample_shape}, were {earlier.sample_shape}")
+        if self.channel_ranges != earlier.channel_ranges:
+            changes.append("the ranges of the channels of the series differ")
         if self.sample_rate != earlier.sample_rate:
             changes.append(f"sounds have {self.sample_rate} Hz, had {earlier.sample_rate}")
         if self.files is not None and earlier.files is not None:
@@ -126,6 +131,7 @@ def data_fingerprint(data: DataSplits) -> DataFingerprint:
     return DataFingerprint(
         sample_shape=data.sample_shape,
         sample_rate=data.sample_rate,
+        channel_ranges=data.channel_ranges,
         labels=data.label_names,
         splits={name: _split_fingerprint(split) for name, split in splits.items()},
         files=files_fingerprint(data.config) if data.config.streaming else None,

@@ -6,12 +6,14 @@ import difflib
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 import torch.distributed as dist
 
+from anytime_ar.conditions import Condition
+from anytime_ar.data.conditions import ConditionedRows, read_conditions
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.decoding import (
     AudioRowDecoder,
@@ -22,6 +24,7 @@ from anytime_ar.data.decoding import (
     TensorRowDecoder,
 )
 from anytime_ar.data.rows import DataSource, HeldOutRows, HoldOut, LabelCheckedRows, Row, SplitRows
+from anytime_ar.data.sources.arrays import ARRAY_SUFFIXES, array_source
 from anytime_ar.data.sources.embedded import digits_source, sounds_source
 from anytime_ar.data.sources.folders import folder_source
 from anytime_ar.data.sources.hub import hub_source
@@ -29,6 +32,7 @@ from anytime_ar.data.sources.objects import Samples, object_source
 from anytime_ar.data.sources.parquet import is_parquet, parquet_source
 from anytime_ar.data.splits import Split, StreamingSplit, read_into_memory
 from anytime_ar.errors import BrokenSampleError, DataError
+from anytime_ar.media.series import ChannelRanges
 from anytime_ar.plugins import call_function
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -45,11 +49,17 @@ class DataSplits:
     validation: Split
     test: Split
     sample_shape: tuple[int, ...]
-    """Shape of a sample: images (C, H, W) with H = W, clips (1, T)."""
+    """Shape of a sample: images (C, H, W), sounds and series (C, T)."""
     label_names: tuple[str, ...] | None
     """Name of each class; None if the set has no labels."""
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
+    """What samples are conditioned on beside their label, by name."""
     sample_rate: int | None = None
-    """Sample rate of clips in Hz; None for images."""
+    """Sample rate of sounds in Hz; None for images and series."""
+    channel_ranges: ChannelRanges | None = None
+    """Range of each channel of series that is scaled to [-1, 1]; None for images and sounds."""
+    channel_names: tuple[str, ...] | None = None
+    """Names of the channels of series; None if they have none."""
     notes: tuple[str, ...] = ()
     """Parts of the stored set that were left out, in words; each is also a warning."""
 
@@ -62,17 +72,21 @@ OBJECT_NAME = "python-object"
 """Name of a data set that a program passes without a name."""
 
 
-def load_objects(data: DataLike, config: DataConfig) -> DataSplits:
+def load_objects(
+    data: DataLike, config: DataConfig, channel_ranges: ChannelRanges | None = None
+) -> DataSplits:
     """Return the splits of a data set that a program holds.
 
     Missing test and validation splits are held out of the training split, as of a data set in
     files. With `config.streaming`, the items of a `Dataset` are read again in every epoch.
 
     Args:
-        data: samples, as float [N, C, H, W] or [N, C, T] in [-1, 1], or uint8 [N, C, H, W]; or a
+        data: samples, as float [N, C, H, W] in [-1, 1], uint8 [N, C, H, W], or [N, C, T]: sounds in
+            [-1, 1] if `config.audio.sample_rate` is set, series in any units otherwise; or a
             `Dataset` of such samples or of PIL images; with labels if they are (samples, labels).
             A mapping gives splits by name, `train` among them. A path or name is that of files.
         config: name of the set, sample rate of audio, conversion of PIL images, and hold-outs.
+        channel_ranges: see `load_data`.
 
     Raises:
         DataError: the samples cannot be used; the message says which and why.
@@ -80,13 +94,14 @@ def load_objects(data: DataLike, config: DataConfig) -> DataSplits:
     if isinstance(data, DataSplits):
         return data
     if isinstance(data, str | Path):
-        return load_data(config.model_copy(update={"name": str(data), "source": None}))
+        config = config.model_copy(update={"name": str(data), "source": None})
+        return load_data(config, channel_ranges)
     if "name" not in config.model_fields_set:
         name = OBJECT_NAME if config.source is None else config.source.kind
         config = config.model_copy(update={"name": name})
     if not isinstance(data, DataSource):
         data = object_source(config, data if isinstance(data, Mapping) else {"train": data})
-    loaded = _load_source(config, data)
+    loaded = _load_source(config, data, channel_ranges)
     first = next(loaded.train.chunks(_RANGE_SAMPLES)).samples
     if first.is_floating_point() and 0 <= float(first.min()) < float(first.max()):
         warnings.warn(
@@ -97,7 +112,7 @@ def load_objects(data: DataLike, config: DataConfig) -> DataSplits:
     return loaded
 
 
-def load_data(config: DataConfig) -> DataSplits:
+def load_data(config: DataConfig, channel_ranges: ChannelRanges | None = None) -> DataSplits:
     """Open a data set and split it.
 
     A split that the source has is used as it is. A missing test split, then a missing validation
@@ -105,30 +120,46 @@ def load_data(config: DataConfig) -> DataSplits:
 
     Args:
         config: the data set, and the conversion of its samples.
+        channel_ranges: ranges of the channels of series that are scaled to [-1, 1], as on the data
+            card of a model; None: those of the training split.
 
     Raises:
         DataError: there is no such data set, or its content cannot be used; names the file.
         MissingExtraError: the data set needs an extra that is not installed.
     """
     if config.source is not None:
-        return load_objects(call_function(config.source, "data source"), config)
-    return _load_source(config, _open_source(config))
+        data = call_function(config.source, "data source")
+        return load_objects(data, config, channel_ranges)
+    return _load_source(config, _open_source(config), channel_ranges)
 
 
-def _load_source(config: DataConfig, source: DataSource) -> DataSplits:
+def _load_source(
+    config: DataConfig, source: DataSource, channel_ranges: ChannelRanges | None
+) -> DataSplits:
     """Split a data set that is open, and check that its samples can be used.
 
     Args:
         config: name of the data set, and the conversion of its samples.
         source: the stored splits.
+        channel_ranges: see `load_data`.
 
     Raises:
         DataError: its content cannot be used; names the file.
     """
     audio_decoder = AudioRowDecoder(config.audio) if source.modality == "audio" else None
-    row_decoder = TensorRowDecoder if source.modality == "tensor" else ImageRowDecoder
-    decoder = audio_decoder or row_decoder(config)
+    tensor_decoder = None
+    if source.modality == "tensor":
+        tensor_decoder = TensorRowDecoder(config, channel_ranges)
+    decoder = audio_decoder or tensor_decoder or ImageRowDecoder(config)
     broken = BrokenSampleCollector(config.skip_broken)
+    reader = None
+    if config.conditions:
+        if source.conditions is None:
+            raise DataError(
+                f"{config.name}: has no columns for data.conditions; drop them, or pass a table"
+            )
+        reader = read_conditions(config.conditions, source.conditions)
+    names = [*config.conditions]
     shape: tuple[int, ...] = ()
     splits: dict[str, Split] = {}
     undecodable: list[str] = []
@@ -167,22 +198,26 @@ def _load_source(config: DataConfig, source: DataSource) -> DataSplits:
             undecodable.append(name)
             continue
         shape = found
+        if (
+            name == "train"
+            and tensor_decoder is not None
+            and tensor_decoder.channel_ranges is None
+            and tensor_decoder.is_series(stored_first.content)
+        ):
+            tensor_decoder.measure_channels(rows)
+        if reader is not None:
+            rows = ConditionedRows(rows, reader)
         if config.streaming and config.skip_broken:
             rows = DecodableRows(rows, decode, broken)
         crop = None if audio_decoder is None else shape[-1]
         splits[name] = (
-            StreamingSplit(rows, decode, config.shuffle_buffer, origin, crop)
+            StreamingSplit(rows, decode, config.shuffle_buffer, origin, crop, names)
             if config.streaming
-            else read_into_memory(rows, decode, origin, broken, crop)
+            else read_into_memory(rows, decode, origin, broken, crop, names)
         )
     sample_rate = None if audio_decoder is None else audio_decoder.sample_rate
     if source.modality == "tensor" and len(shape) == 2:
         sample_rate = config.audio.sample_rate
-        if sample_rate is None:
-            raise DataError(
-                f"{config.name}: samples of shape {list(shape)} are sounds; set "
-                "data.audio.sample_rate, in Hz"
-            )
     notes = (*source.notes, *broken.raise_or_report(undecodable))
     if source.label_names is not None and config.labels and not labelled:
         notes += ("left out all labels, since the training split has none",)
@@ -196,7 +231,10 @@ def _load_source(config: DataConfig, source: DataSource) -> DataSplits:
         test=splits["test"],
         sample_shape=shape,
         label_names=source.label_names if labelled else None,
+        conditions={} if reader is None else reader.known,
         sample_rate=sample_rate,
+        channel_ranges=None if tensor_decoder is None else tensor_decoder.channel_ranges,
+        channel_names=source.channel_names,
         notes=notes,
     )
 
@@ -319,14 +357,18 @@ def local_data_path(name: str) -> Path:
 
 
 def _open_local_source(config: DataConfig, path: Path) -> DataSource:
-    """Open a parquet file, or a folder of parquet, images or audio files."""
+    """Open a file of parquet or arrays, or a folder of parquet, images or audio files."""
+    if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
+        return array_source(config, path)
     if path.is_file() and not is_parquet(path):
         raise DataError(
-            f"{path}: not a parquet file; pass a .parquet file, or a folder of parquet, images or "
-            "sounds"
+            f"{path}: not a parquet file; pass a .parquet, .npz or .npy file, or a folder of "
+            "parquet, images or sounds"
         )
     if config.subset is not None:
         path = path / config.subset
         if not path.is_dir():
             raise DataError(f"{path}: no such folder; check data.subset")
-    return parquet_source(config, path) or folder_source(path, config.folder_layout)
+    return parquet_source(config, path) or folder_source(
+        path, config.folder_layout, config.conditions
+    )

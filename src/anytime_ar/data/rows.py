@@ -7,7 +7,7 @@ as the same set in memory.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -24,7 +24,7 @@ _MAX_ROWS = 2**48
 """Upper bound of rows, larger than any data set."""
 
 Modality = Literal["image", "audio", "tensor"]
-"""Kind of the samples of a set: files, or what a program holds."""
+"""Kind of the samples of a set: files, or arrays and what else a program holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,9 @@ class Row:
     """Class in 0..n-1; None for no label."""
     origin: str
     """Name in messages: a file, or a file or set with a row number."""
+    conditions: tuple[Any, ...] = ()
+    """Values of the conditions, in the order of `data.conditions`; as stored, or as rows of tensors
+    once they are read."""
 
 
 class SplitRows(Protocol):
@@ -60,6 +63,16 @@ StoredArray = npt.NDArray[np.uint8] | npt.NDArray[np.int16] | npt.NDArray[np.flo
 
 
 @dataclass(frozen=True)
+class StoredConditions:
+    """The stored values of the conditions of a data set, in all of its splits."""
+
+    values: Callable[[int], Iterator[tuple[Any, str]]]
+    """Returns the values of the i-th condition, each with its origin."""
+    class_names: Mapping[str, tuple[str, ...]]
+    """Names of the classes of columns that declare them, by condition."""
+
+
+@dataclass(frozen=True)
 class DataSource:
     """The stored splits of a data set: `train`, and optionally `validation` and `test`."""
 
@@ -67,8 +80,12 @@ class DataSource:
     label_names: tuple[str, ...] | None
     """Name of each class; None if the set has no labels."""
     modality: Modality = "image"
+    conditions: StoredConditions | None = None
+    """Stored values of `data.conditions`; None if the source has no such columns."""
     notes: tuple[str, ...] = ()
     """Parts of the stored set that were left out, in words."""
+    channel_names: tuple[str, ...] | None = None
+    """Names of the channels of series; None if they have none."""
 
 
 class InMemoryRows:

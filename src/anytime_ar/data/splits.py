@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import islice
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anytime_ar.conditions import Conditions
 from anytime_ar.data.augmentation import NO_AUGMENTATION, AugmentationConfig
 from anytime_ar.data.batches import Batch, ShuffleBlock, ShuffledBatches, StoredChunk
 from anytime_ar.data.decoding import BrokenSampleCollector, RowDecoder, combine_errors
@@ -74,7 +75,7 @@ class Split(ABC):
 
     def _batch(self, chunk: StoredChunk) -> Batch:
         """Return a stored chunk as a float batch, cropped to the beginning of its clips."""
-        return Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels)
+        return Batch(to_float(chunk.samples[..., : self.crop]), chunk.labels, chunk.conditions)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield the batches of one ordered pass; the last one may be short.
@@ -140,15 +141,20 @@ class MemorySplit(Split):
         labels: int64 [N]; None for no labels.
         origin: name of the split, for messages.
         crop: length T of clips that may be stored longer; see `Split`.
+        conditions: N rows for each condition; None for no conditions.
     """
 
     def __init__(
-        self, samples: Tensor, labels: Tensor | None, origin: str, crop: int | None = None
+        self,
+        samples: Tensor,
+        labels: Tensor | None,
+        origin: str,
+        crop: int | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
-        """Store the decoded samples and labels."""
+        """Store the decoded samples, their labels and conditions."""
         super().__init__(origin, crop)
-        self.samples = samples
-        self.labels = labels
+        self.samples, self.labels, self.conditions = samples, labels, conditions
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -171,21 +177,23 @@ class MemorySplit(Split):
     def _chunk(self, start: int, stop: int) -> StoredChunk:
         """Return samples start..stop - 1 as a chunk."""
         labels = None if self.labels is None else self.labels[start:stop]
-        return StoredChunk(self.samples[start:stop], labels, start)
+        conditions = None
+        if self.conditions is not None:
+            conditions = {name: rows[start:stop] for name, rows in self.conditions.items()}
+        return StoredChunk(self.samples[start:stop], labels, conditions, start)
 
     def blocks(self, start: int = 0) -> Iterator[ShuffleBlock]:
         """Yield all samples from `start` on as one block; see `Split`."""
         if start < len(self.samples):
-            rest = self._chunk(start, len(self.samples))
-            yield _MemoryBlock(rest.samples, rest.labels, start)
+            yield _MemoryBlock(self._chunk(start, len(self.samples)))
 
 
 class _MemoryBlock:
     """A block of samples in memory; see `ShuffleBlock`."""
 
-    def __init__(self, samples: Tensor, labels: Tensor | None, start: int) -> None:
+    def __init__(self, chunk: StoredChunk) -> None:
         """Store the samples; nothing is copied."""
-        self.samples, self.labels, self.start = samples, labels, start
+        self.samples, self.labels, self.conditions, self.start = chunk
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -205,6 +213,7 @@ class StreamingSplit(Split):
         block_size: number of samples that are shuffled together.
         origin: name of the split, for messages.
         crop: length T of clips that may be stored longer; see `Split`.
+        condition_names: names of the conditions of a row.
     """
 
     def __init__(
@@ -214,12 +223,14 @@ class StreamingSplit(Split):
         block_size: int,
         origin: str,
         crop: int | None = None,
+        condition_names: Sequence[str] = (),
     ) -> None:
         """Store the rows and their decoder; nothing is read yet."""
         super().__init__(origin, crop)
         self._rows = rows
         self._decoder = decoder
         self._block_size = block_size
+        self._condition_names = condition_names
 
     @property
     def size(self) -> int | None:
@@ -229,7 +240,8 @@ class StreamingSplit(Split):
     def chunks(self, count: int, start: int = 0) -> Iterator[StoredChunk]:
         """Yield the samples in order, decoded chunk by chunk; see `Split`."""
         for block in self._blocks(count, start):
-            yield StoredChunk(block.take(torch.arange(len(block))), block.labels, block.start)
+            samples = block.take(torch.arange(len(block)))
+            yield StoredChunk(samples, block.labels, block.conditions, block.start)
 
     def blocks(self, start: int = 0) -> Iterator[ShuffleBlock]:
         """Yield blocks whose samples are decoded when they are taken; see `Split`."""
@@ -239,7 +251,7 @@ class StreamingSplit(Split):
         """Yield blocks of `count` rows, from the row with index `start` on."""
         rows = self._rows.read(start)
         while taken := list(islice(rows, count)):
-            yield _LazyBlock(taken, self._decoder, start)
+            yield _LazyBlock(taken, self._decoder, start, self._condition_names)
             start = taken[-1].index + 1
 
     def read_range(self, start: int, stop: int) -> Batch:
@@ -250,10 +262,13 @@ class StreamingSplit(Split):
 class _LazyBlock:
     """A block of rows that are decoded when they are taken; see `ShuffleBlock`."""
 
-    def __init__(self, rows: list[Row], decoder: RowDecoder, start: int) -> None:
+    def __init__(
+        self, rows: list[Row], decoder: RowDecoder, start: int, names: Sequence[str]
+    ) -> None:
         """Store the rows; nothing is decoded yet."""
         self._rows, self._decoder, self.start = rows, decoder, start
         self.labels = _label_tensor(rows)
+        self.conditions = _stack_conditions([row.conditions for row in rows], names)
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -291,12 +306,22 @@ def _label_tensor(rows: list[Row]) -> Tensor | None:
     return torch.tensor(labels, dtype=torch.int64) if labels else None
 
 
+def _stack_conditions(
+    rows: Sequence[tuple[Tensor, ...]], names: Sequence[str]
+) -> Conditions | None:
+    """Return the conditions of n rows by name; None if there are no conditions."""
+    if not names:
+        return None
+    return {name: torch.stack([row[i] for row in rows]) for i, name in enumerate(names)}
+
+
 def read_into_memory(
     rows: SplitRows,
     decoder: RowDecoder,
     origin: str,
     broken: BrokenSampleCollector,
     crop: int | None = None,
+    condition_names: Sequence[str] = (),
 ) -> MemorySplit:
     """Decode every row of a split.
 
@@ -306,6 +331,7 @@ def read_into_memory(
         origin: name of the split, for messages.
         broken: collects the rows that do not decode; the split is without them.
         crop: length T of clips that may be stored longer; see `Split`.
+        condition_names: names of the conditions of a row.
 
     Raises:
         DataError: a sample cannot be used, or the split ends early.
@@ -314,6 +340,7 @@ def read_into_memory(
     assert size is not None, "only streams have unknown size"
     samples: StoredArray | None = None  # [N, ...]
     labels: list[int] = []
+    conditions: list[tuple[Tensor, ...]] = []
     count = filled = 0
     for row in rows.read():
         count += 1
@@ -327,6 +354,7 @@ def read_into_memory(
         filled += 1
         if row.label is not None:
             labels.append(row.label)
+        conditions.append(row.conditions)
     if samples is None or count != size:
         raise DataError(f"{origin}: holds {count} samples, expected {max(size, 1)}")
     return MemorySplit(
@@ -334,4 +362,5 @@ def read_into_memory(
         torch.tensor(labels, dtype=torch.int64) if labels else None,
         origin,
         crop,
+        _stack_conditions(conditions, condition_names),
     )

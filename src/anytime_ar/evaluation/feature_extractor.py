@@ -79,10 +79,9 @@ class FeatureExtractorConfig(Config):
 class _ImageFrontEnd(nn.Module):
     """The classifier's input for images: the images themselves."""
 
-    def __init__(self, sample_shape: tuple[int, ...], sample_rate: int | None) -> None:
+    def __init__(self, sample_shape: tuple[int, ...]) -> None:
         """Take images of any shape (C, H, W)."""
         super().__init__()
-        assert sample_rate is None
         self.shape = sample_shape
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,29 +90,47 @@ class _ImageFrontEnd(nn.Module):
 
 
 class _LogMelFrontEnd(nn.Module):
-    """The classifier's input for audio: log-mel spectrograms, as images of one channel."""
+    """The classifier's input for audio: log-mel spectrograms, as images of as many channels."""
 
-    def __init__(self, sample_shape: tuple[int, ...], sample_rate: int | None) -> None:
+    def __init__(self, sample_shape: tuple[int, ...], sample_rate: int) -> None:
         """Compute the shape of the spectrogram of a clip."""
         super().__init__()
-        if sample_rate is None:
-            raise InputError("features of sounds need their rate; pass sample_rate in Hz")
         self.sample_rate = sample_rate
         self.shape = tuple(self(torch.zeros(1, *sample_shape)).shape[1:])
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Convert clips [B, 1, T] to spectrograms [B, 1, 40, frames], -1 at -60 dB."""
+        """Convert clips [B, C, T] to spectrograms [B, C, 40, frames], -1 at -60 dB."""
         with torch.autocast(x.device.type, enabled=False):
-            levels = log_mel_spectrogram(x, self.sample_rate)  # [B, 40, frames], -60 dB and above
-        return levels[:, None] / 30 + 1
+            levels = log_mel_spectrogram(x, self.sample_rate)  # [B * C, 40, frames], dB
+        return levels.unflatten(0, x.shape[:2]) / 30 + 1
 
 
-_FRONT_ENDS: dict[int, type[_ImageFrontEnd | _LogMelFrontEnd]] = {
-    3: _ImageFrontEnd,
-    2: _LogMelFrontEnd,
-}
-"""Modules that convert samples to images [B, C, H, W], by the number of dimensions of a sample."""
+class _SeriesFrontEnd(nn.Module):
+    """The classifier's input for series: images of one row."""
+
+    def __init__(self, sample_shape: tuple[int, ...]) -> None:
+        """Take series of any shape (C, T)."""
+        super().__init__()
+        self.shape = (sample_shape[0], 1, sample_shape[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the series [B, C, T] as [B, C, 1, T]."""
+        return x[:, :, None]
+
+
+def _front_end(
+    sample_shape: tuple[int, ...], sample_rate: int | None
+) -> _ImageFrontEnd | _LogMelFrontEnd | _SeriesFrontEnd | None:
+    """Return the module that converts samples to images [B, C, H, W]; None if there is none."""
+    match len(sample_shape), sample_rate:
+        case 3, None:
+            return _ImageFrontEnd(sample_shape)
+        case 2, None:
+            return _SeriesFrontEnd(sample_shape)
+        case 2, int(rate):
+            return _LogMelFrontEnd(sample_shape, rate)
+    return None
 
 
 class FeatureExtractor(nn.Module):
@@ -123,14 +140,13 @@ class FeatureExtractor(nn.Module):
 
     Args:
         config: width of the network and number of features.
-        sample_shape: (C, H, W) with sides of at least 8, or (1, T) of audio.
+        sample_shape: (C, H, W) with sides of at least 8, or (C, T) of audio and series.
         label_count: number of classes, at least 2.
-        sample_rate: sampling rate of audio in Hz; None for images.
+        sample_rate: sampling rate of audio in Hz; None for images and series.
         trained_on: fingerprint of the data set, with the names of its classes; None: not known.
 
     Raises:
-        InputError: the samples are too small, audio has no sample rate, or there are fewer than two
-            labels.
+        InputError: the samples are too small, or there are fewer than two labels.
     """
 
     def __init__(
@@ -143,13 +159,14 @@ class FeatureExtractor(nn.Module):
     ) -> None:
         """Create the layers, with random weights."""
         super().__init__()
-        front_end = _FRONT_ENDS.get(len(sample_shape))
-        self.front = front_end(sample_shape, sample_rate) if front_end else None
-        if self.front is None or min(self.front.shape[1:]) < MIN_SIDE:
+        self.front = _front_end(sample_shape, sample_rate)
+        is_series = isinstance(self.front, _SeriesFrontEnd)  # images of one row
+        sides = self.front.shape[2 if is_series else 1 :] if self.front else ()
+        if self.front is None or min(sides) < MIN_SIDE:
             raise InputError(
-                "features need images (C, H, W) with sides of at least "
-                f"{MIN_SIDE}, or sounds (1, T) of 0.1 s or more, got {sample_shape}; "
-                "resize the data set"
+                f"features need images (C, H, W) with sides of at least {MIN_SIDE}, sounds (C, T) "
+                f"of 0.1 s or more, or series (C, T) of at least {MIN_SIDE} steps, got "
+                f"{sample_shape}; resize the data set"
             )
         if label_count < 2:
             raise InputError(
@@ -159,7 +176,7 @@ class FeatureExtractor(nn.Module):
         self.config, self.sample_shape, self.label_count = config, sample_shape, label_count
         self.sample_rate, self.trained_on = sample_rate, trained_on
         channels, height, width = self.front.shape
-        halvings = max(1, int(math.log2(min(height, width) / 7)))
+        halvings = max(1, int(math.log2(min(sides) / 7)))
         widths = [config.width * min(2**i, 4) for i in range(halvings)] + [4 * config.width]
         layers = [_convolution(channels, widths[0], stride=1)]
         for narrow, wide in itertools.pairwise(widths):
@@ -182,7 +199,7 @@ class FeatureExtractor(nn.Module):
     def to_images(self, x: Tensor) -> Tensor:
         """Return the classifier's input on the CPU, float32 [B, C, H, W].
 
-        Images stay as they are, audio becomes spectrograms.
+        Images stay as they are, audio becomes spectrograms, series images of one row.
 
         Args:
             x: samples float32 [B, *sample_shape] on any device.
@@ -225,7 +242,7 @@ def train_feature_extractor(
         train: training split of the data set.
         config: network and training.
         label_count: number of classes; labels are 0..label_count - 1.
-        sample_rate: sampling rate of audio in Hz; None for images.
+        sample_rate: sampling rate of audio in Hz; None for images and series.
         trained_on: fingerprint of the data set, with the names of its classes; None: not known.
         device: device to train on.
         progress: called after every step, with the loss.
@@ -374,7 +391,7 @@ class _FeatureExtractorCard(Config):
     config: FeatureExtractorConfig
     """Network and training of the extractor."""
     sample_shape: tuple[int, ...] = Field(min_length=2, max_length=3)
-    """Shape of one sample: (C, H, W) of images, (1, T) of audio."""
+    """Shape of one sample: (C, H, W) of images, (C, T) of audio and series."""
     sample_rate: int | None = None
     """Sampling rate of audio in Hz; None for images."""
     label_count: int

@@ -69,7 +69,7 @@ class Codec(Protocol):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (C, H, W) of images, (1, T) of audio."""
+        """Shape of one sample: (C, H, W) of images, (C, T) of audio and series."""
 
     @property
     def sample_rate(self) -> int | None:

@@ -36,11 +36,10 @@ struct Block {
 // The sizes and weights of a prior. `vocabulary` is the largest one of all positions.
 struct Prior {
   int64_t layers, width, heads, attention, hidden, length, vocabulary, precision;
-  const float* first;      // [labels + 1][E]: inputs at position 0
+  int64_t memory;          // M, the number of tokens of conditions, which every position attends to
   const float* entries;    // [rows][E]: embeddings of the code before a position, table after table
   const int64_t* first_row;   // [L]: the first row of each position's table
   const float* positions;  // [L][E]: embeddings of positions
-  const float* added_label_embeddings;  // [labels + 1][E]: embeddings of labels at positions > 0, or null
   const Block* blocks;
   Norm norm;
   const Linear* scores;  // [length]: to the logits at each position, as many as its vocabulary
@@ -48,19 +47,22 @@ struct Prior {
 
 // The sampling parameters of a row.
 struct RowSamplingParams {
-  double temperature, top_p, guidance;
-  int64_t top_k;   // 0: all codes
-  int64_t unconditional_slot;  // the unconditional row of classifier-free guidance, or one of the next two
+  double temperature, top_p;
+  double guidance;  // of an unconditional row: the scale of moving away from it
+  int64_t top_k;    // 0: all codes
+  int64_t unconditional_slot;  // the first unconditional row of guidance, or one of the next two
+  int64_t next_slot;           // of an unconditional row: the next one, or kNoUnconditional
 };
 constexpr int64_t kNoUnconditional = -1, kIsUnconditional = -2;  // no guidance; this is an unconditional row
 
 // The state of all rows of a batch. A is the width of attention.
 struct DecodeState {
-  // [layers][rows][2 A L], keys and values in float32, or in bfloat16 if the precision is lower.
-  // Layers are `layer_stride` numbers apart.
+  // [layers][rows][2 A (M + L)], keys and values in float32, or in bfloat16 if the precision is
+  // lower. Those of the M tokens come first. Layers are `layer_stride` numbers apart.
   void* cache;
   int64_t layer_stride;
-  const int64_t* labels;  // [rows]
+  const float* first_inputs;  // [rows][E]: inputs at position 0
+  const float* later_inputs;  // [rows][E]: added to the inputs at positions > 0, or null
   int64_t* codes;         // [rows][L]
   const double* noise;    // [rows][L], in [0, 1)
   int64_t* positions;     // [rows]: number of codes of each row
@@ -80,7 +82,7 @@ struct Stage {
   Linear up;  // 1x1, to the four positions of the next resolution: outputs [2][2][channels]
 };
 
-// How code vectors [L][D] are converted to features [side²][F].
+// How code vectors [L][D] are converted to features [height * width][F].
 enum LayoutKind : int64_t { kProjection = 0, kChannel = 1, kSpatial = 2, kResidualVq = 3 };
 
 // The decoder of an autoencoder, from codes to images.
@@ -90,8 +92,9 @@ struct ImageDecoder {
   const float* fill;          // [L][D], vectors of truncated positions
   // kProjection: linear(v) + mlp_out(relu(mlp_in(v))); mlp_in may be empty.
   Linear linear, mlp_in, mlp_out;
-  const int64_t* permutation;  // [side²], kResidualVq: position of each code of a level
-  int64_t features, side;     // F
+  const int64_t* permutation;  // [height * width], kResidualVq: position of each code of a level
+  int64_t features;  // F
+  int64_t height, width;  // sides of the coarsest map
   Linear first;               // 3x3
   const Stage* stage;         // coarsest first
   int64_t stages;

@@ -94,16 +94,17 @@ void add_values(const float* chances, const CacheElement* values, int64_t stride
 }
 
 // Computes attention of one row with heads of N vectors: writes its key and value at `position`,
-// and reads those up to it. `stored` has [L][A] keys and then [L][A] values, which are read from
-// front to back, 16 positions at a time. A step reads more than the processor's caches hold. So
+// counted from the first token, and reads those up to it. `stored` has [M + L][A] keys and then
+// [M + L][A] values, which are read from front to back, 16 positions at a time. A step reads more than the processor's caches hold. So
 // values are prefetched while keys are read, and keys of the `next` row while values are read.
-// `chances` has room for [heads][L] probabilities, with L rounded up to whole vectors.
+// `chances` has room for [heads][M + L] probabilities, with M + L rounded up to whole vectors.
 template <int N, class CacheElement>
 void attend(const Prior& prior, const float* qkv, int64_t position, CacheElement* stored,
             const CacheElement* next, float* chances, float* attended) {
   const int64_t all = prior.attention, heads = prior.heads, seen = position + 1, wide = kVectorLanes * N;
-  const int64_t room = (prior.length + kVectorLanes - 1) / kVectorLanes * kVectorLanes;
-  CacheElement *keys = stored, *values = stored + prior.length * all;
+  const int64_t length = prior.memory + prior.length;
+  const int64_t room = (length + kVectorLanes - 1) / kVectorLanes * kVectorLanes;
+  CacheElement *keys = stored, *values = stored + length * all;
   for (int64_t i = 0; i < all; ++i) store(qkv[all + i], keys + position * all + i);
   for (int64_t i = 0; i < all; ++i) store(qkv[2 * all + i], values + position * all + i);
   for (int64_t t = 0; t < seen; t += kVectorLanes) {

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <vector>
 
 #include "attention.h"
 #include "sampling.h"
@@ -64,7 +65,7 @@ class Workspace {
         qkv(new float[rows * 3 * prior.attention]),
         attended(new float[rows * prior.attention]),
         hidden(new float[rows * prior.hidden]),
-        chances(new float[prior.heads * ((prior.length + kVectorLanes - 1) / kVectorLanes * kVectorLanes)]()),
+        chances(new float[prior.heads * ((prior.memory + prior.length + kVectorLanes - 1) / kVectorLanes * kVectorLanes)]()),
         converted_(
             new uint8_t[rows * row_bytes(std::max({prior.width, prior.attention, prior.hidden}))]),
         scales_(new float[rows]) {}
@@ -103,23 +104,24 @@ class Workspace {
 void embed(const Prior& prior, const DecodeState& rows, int64_t row, float* x) {
   const int64_t position = rows.positions[row], width = prior.width;
   if (position == 0) {
-    std::copy_n(prior.first + rows.labels[row] * width, width, x);
+    std::copy_n(rows.first_inputs + row * width, width, x);
     return;
   }
   const int64_t code = rows.codes[row * prior.length + position - 1];
   const float* entry = prior.entries + (prior.first_row[position - 1] + code) * width;
   const float* place = prior.positions + position * width;
   for (int64_t i = 0; i < width; ++i) x[i] = entry[i] + place[i];
-  if (!prior.added_label_embeddings) return;
-  const float* reminder = prior.added_label_embeddings + rows.labels[row] * width;
-  for (int64_t i = 0; i < width; ++i) x[i] += reminder[i];
+  if (!rows.later_inputs) return;
+  const float* added = rows.later_inputs + row * width;
+  for (int64_t i = 0; i < width; ++i) x[i] += added[i];
 }
 
 // Writes keys and values of the rows from `first` on into the cache, and computes their logits
 // [count][V], unless `logits` is null.
 template <class CacheElement>
 void score(const Prior& prior, const DecodeState& rows, int64_t first, int64_t count, float* logits) {
-  const int64_t width = prior.width, row_stride = 2 * prior.attention * prior.length;
+  const int64_t width = prior.width;
+  const int64_t row_stride = 2 * prior.attention * (prior.memory + prior.length);
   const int64_t* positions = rows.positions + first;
   Workspace work(prior, count);
   float* x = work.x.get();
@@ -136,7 +138,7 @@ void score(const Prior& prior, const DecodeState& rows, int64_t first, int64_t c
     for (int64_t row = 0; row < count; ++row) {
       const CacheElement* after =
           row + 1 < count ? stored + (row + 1) * row_stride : stored + rows.layer_stride;
-      attend(prior, work.qkv.get() + row * 3 * prior.attention, positions[row],
+      attend(prior, work.qkv.get() + row * 3 * prior.attention, prior.memory + positions[row],
              stored + row * row_stride, after, work.chances.get(),
              work.attended.get() + row * prior.attention);
     }
@@ -161,22 +163,28 @@ void score(const Prior& prior, const DecodeState& rows, int64_t first, int64_t c
   }
 }
 
-// Samples the next codes of `count` rows from `first` on. An unconditional row (shadow) gets the
-// code of its guided row. `logits` are those of all rows, from row 0 on.
+// Samples the next codes of `count` rows from `first` on. Unconditional rows get the code of their
+// guided row. `logits` are those of all rows, from row 0 on.
 void sample_codes(const Prior& prior, const DecodeState& rows, int64_t first, int64_t count,
             const float* logits) {
   CodeSampler chooser(prior.vocabulary);
+  std::vector<Unconditional> unconditional;
   for (int64_t row = first; row < first + count; ++row) {
     const RowSamplingParams& how = rows.sampling_params[row];
     if (how.unconditional_slot == kIsUnconditional) continue;
-    const bool guided = how.unconditional_slot != kNoUnconditional;
+    unconditional.clear();
+    for (int64_t slot = how.unconditional_slot; slot >= 0; slot = rows.sampling_params[slot].next_slot) {
+      unconditional.push_back({logits + slot * prior.vocabulary,
+                               static_cast<float>(rows.sampling_params[slot].guidance)});
+    }
     const int64_t place = row * prior.length + rows.positions[row];
-    const int64_t code = chooser.sample(logits + row * prior.vocabulary,
-                                        guided ? logits + how.unconditional_slot * prior.vocabulary : nullptr,
+    const int64_t code = chooser.sample(logits + row * prior.vocabulary, unconditional,
                                         prior.scores[rows.positions[row]].out, how, rows.noise[place]);
     rows.codes[place] = code;
     ++rows.positions[row];
-    if (guided) rows.codes[how.unconditional_slot * prior.length + rows.positions[how.unconditional_slot]++] = code;
+    for (int64_t slot = how.unconditional_slot; slot >= 0; slot = rows.sampling_params[slot].next_slot) {
+      rows.codes[slot * prior.length + rows.positions[slot]++] = code;
+    }
   }
 }
 

@@ -13,20 +13,31 @@
 
 namespace {
 
+// The logits of an unconditional row of classifier-free guidance, and the scale of moving away from
+// them.
+struct Unconditional {
+  const float* logits;
+  float guidance;
+};
+
 // Samples codes from logits by inverting the cumulative distribution, in float64.
 class CodeSampler {
  public:
   explicit CodeSampler(int64_t vocabulary) { probabilities_.reserve(vocabulary); }
 
-  // Samples one of `count` codes. `unlabelled` are the logits of the unconditional row of
-  // classifier-free guidance, or null. `noise` in [0, 1) decides the code.
-  int64_t sample(const float* logits, const float* unlabelled, int64_t count, const RowSamplingParams& how,
-                 double noise) {
+  // Samples one of `count` codes. `unconditional` are the rows of classifier-free guidance, if any.
+  // `noise` in [0, 1) decides the code.
+  int64_t sample(const float* logits, const std::vector<Unconditional>& unconditional, int64_t count,
+                 const RowSamplingParams& how, double noise) {
     probabilities_.resize(count);
-    const float guidance = static_cast<float>(how.guidance);
     for (int64_t i = 0; i < count; ++i) {
-      probabilities_[i] =
-          unlabelled ? fma(guidance, logits[i] - unlabelled[i], unlabelled[i]) : logits[i];
+      float score = logits[i];
+      for (size_t j = 0; j < unconditional.size(); ++j) {
+        const auto& [without, guidance] = unconditional[j];
+        score = j == 0 ? fma(guidance, logits[i] - without[i], without[i])
+                       : fma(guidance - 1, logits[i] - without[i], score);
+      }
+      probabilities_[i] = score;
     }
     if (how.temperature == 0) {
       return std::max_element(probabilities_.begin(), probabilities_.end()) - probabilities_.begin();

@@ -1,4 +1,7 @@
-"""Decode audio files to mono waveforms, and encode waveforms."""
+"""Decode audio files to waveforms of one or more channels, and encode waveforms.
+
+Time is the last axis: mono waveforms are [n], those of C channels [C, n].
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ _SILENCE_PEAK = 1e-4
 """Peak at or below which a clip counts as silent, and is not normalized."""
 
 Waveform = npt.NDArray[np.float32]
-"""A mono waveform, float32 [n]."""
+"""A waveform, float32 [n], or [C, n] of C > 1 channels."""
 
 
 @cache
@@ -65,20 +68,23 @@ def require_audio() -> None:
     require_extras("audio", "audio")
 
 
-def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Waveform, int]]:
-    """Decode audio block by block, and average its channels.
+def decode_audio_blocks(
+    encoded: MediaContent, origin: str, channels: int = 1
+) -> Iterator[tuple[Waveform, int]]:
+    """Decode audio block by block.
 
     Args:
         encoded: the file's content, or its path.
         origin: name of the sample, for messages.
+        channels: C; 1 averages the channels of the file. A mono file has the same in all of C.
 
     Yields:
-        A waveform float32 [n] with 1 <= n <= `BLOCK_FRAMES`, and its sample rate in Hz, the same
-        each time.
+        A waveform float32 [n], or [C, n], with 1 <= n <= `BLOCK_FRAMES`, and its sample rate in Hz,
+        the same each time.
 
     Raises:
         BrokenSampleError: it is not audio, is truncated or empty, holds several sounds, declares a
-            sample rate out of range, or holds NaN or infinity.
+            sample rate out of range, has another number of channels, or holds NaN or infinity.
         MissingExtraError: the extra `audio` is not installed.
     """
     require_audio()
@@ -97,6 +103,11 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
             with _open_sound(source, origin) as file:
                 file.seekable = lambda: False  # libsndfile cannot seek in one of unknown length
                 _check_rate(file.samplerate, origin)
+                if channels > 1 and file.channels not in (1, channels):
+                    raise BrokenSampleError(
+                        f"{origin}: has {file.channels} channels, expected {channels} or 1; "
+                        "convert it"
+                    )
                 declared = _declared_num_frames(file, source)
                 most = max(1, min(BLOCK_FRAMES, _MAX_BLOCK_VALUES // file.channels))
                 # Tags may follow the last frame of FLAC, where libsndfile would search for another.
@@ -106,10 +117,15 @@ def decode_audio_blocks(encoded: MediaContent, origin: str) -> Iterator[tuple[Wa
                     block = file.read(wanted, dtype="float32", always_2d=True)
                     if not len(block):
                         break
-                    wave = block.mean(axis=1)  # [n]
+                    if channels == 1:
+                        wave = block.mean(axis=1)  # [n]
+                    else:
+                        wave = np.ascontiguousarray(
+                            np.broadcast_to(block.T, (channels, len(block)))
+                        )
                     _check_finite(wave, count, origin)
                     yield wave, file.samplerate
-                    count += len(wave)
+                    count += len(block)
             if source.failure is not None:
                 raise source.failure
     except (OSError, soundfile.LibsndfileError) as error:
@@ -184,17 +200,18 @@ def _check_finite(wave: Waveform, start: int, origin: str) -> None:
     """Check that a block of a waveform has no NaN or infinity.
 
     Args:
-        wave: float32 [n].
+        wave: float32 [n] or [C, n].
         start: position of the block in the audio, in samples.
         origin: name of the sample, for messages.
 
     Raises:
         BrokenSampleError: a sample is not finite; names the first one.
     """
-    bad = np.flatnonzero(~np.isfinite(wave))
+    bad = np.argwhere(~np.isfinite(wave))
     if len(bad) > 0:
         raise BrokenSampleError(
-            f"{origin}: sample {start + bad[0]} is {wave[bad[0]]}; repair or replace the file"
+            f"{origin}: sample {start + bad[0, -1]} is {wave[tuple(bad[0])]}; repair or replace "
+            "the file"
         )
 
 
@@ -216,10 +233,10 @@ def to_int16(wave: Waveform) -> npt.NDArray[np.int16]:
 
 
 def encode_audio(clips: Tensor, sample_rate: int, format: str = "wav") -> list[bytes]:
-    """Encode mono clips with 16 bits.
+    """Encode clips with 16 bits.
 
     Args:
-        clips: float [n, 1, T] in [-1, 1].
+        clips: float [n, C, T] in [-1, 1].
         sample_rate: sample rate in Hz.
         format: a format of libsndfile.
 
@@ -233,9 +250,9 @@ def encode_audio(clips: Tensor, sample_rate: int, format: str = "wav") -> list[b
     import soundfile
 
     files = []
-    for wave in to_int16(clips[:, 0].cpu().numpy()):
+    for wave in to_int16(clips.cpu().numpy()):
         file = io.BytesIO()
-        soundfile.write(file, wave, sample_rate, format=format.upper(), subtype="PCM_16")
+        soundfile.write(file, wave.T, sample_rate, format=format.upper(), subtype="PCM_16")
         files.append(file.getvalue())
     return files
 
@@ -259,11 +276,11 @@ class MeasuredClip(NamedTuple):
     """The beginning of a recording, with the length and the peak of all of it."""
 
     wave: Waveform
-    """The first samples, padded with silence, float32 [T]."""
+    """The first samples, padded with silence, float32 [T] or [C, T]."""
     num_samples: int
     """Length of the recording, in samples."""
     peak: float
-    """Largest magnitude of the recording."""
+    """Largest magnitude of the recording, in any channel."""
 
     def normalized(self, normalize: Literal["peak", "none"]) -> Waveform:
         """Return the waveform, scaled so that the whole recording has the peak of training clips.
@@ -285,26 +302,30 @@ def read_clip(blocks: Iterable[Waveform], length: int) -> MeasuredClip:
     count, peak = 0, 0.0
     for block in blocks:
         peak = max(peak, float(np.abs(block).max(initial=0.0)))
-        kept = block[: max(0, length - count)]
-        wave[count : count + len(kept)] = kept
-        count += len(block)
+        if block.ndim != wave.ndim:
+            wave = np.zeros((len(block), length), dtype=np.float32)
+        kept = block[..., : max(0, length - count)]
+        wave[..., count : count + kept.shape[-1]] = kept
+        count += block.shape[-1]
     return MeasuredClip(wave, count, peak)
 
 
 @dataclass(frozen=True)
 class AudioFile:
-    """An audio file, read as mono at one sample rate."""
+    """An audio file, read at one sample rate."""
 
     path: Path
     """Path of the audio file."""
     sample_rate: int
     """Sample rate in Hz to which the audio is resampled."""
+    channels: int = 1
+    """Number of channels; see `decode_audio_blocks`."""
 
     def blocks(self) -> Iterator[Tensor]:
         """Read the file from the start, block by block.
 
         Yields:
-            A waveform float32 [n] with n >= 1.
+            A waveform float32 [n], or [C, n], with n >= 1.
 
         Raises:
             DataError: the file is missing, is not audio, is truncated or empty, or holds NaN or
@@ -315,11 +336,11 @@ class AudioFile:
             raise DataError(f"{self.path}: {what}; pass the path of a sound")
         count = 0
         for wave in resample_blocks(
-            decode_audio_blocks(self.path, str(self.path)), self.sample_rate
+            decode_audio_blocks(self.path, str(self.path), self.channels), self.sample_rate
         ):
-            if len(wave) > 0:  # the resampler buffers a few samples
+            if wave.shape[-1] > 0:  # the resampler buffers a few samples
                 yield torch.from_numpy(wave)
-            count += len(wave)
+            count += wave.shape[-1]
         if count == 0:
             raise DataError(
                 f"{self.path}: is shorter than one sample at {self.sample_rate} Hz; pass a longer "
@@ -344,10 +365,11 @@ def resample_blocks(blocks: Iterable[tuple[Waveform, int]], sample_rate: int) ->
         sample_rate: target sample rate in Hz.
 
     Yields:
-        A waveform float32 [n] at the target rate, n >= 0. However large the target rate is, n is at
-        most a few times `BLOCK_FRAMES`.
+        A waveform float32 [n], or [C, n], at the target rate, n >= 0. However large the target rate
+        is, n is at most a few times `BLOCK_FRAMES`.
     """
     resampler = None
+    end: Waveform = np.zeros(0, dtype=np.float32)
     for wave, rate in blocks:
         if rate == sample_rate:
             yield wave
@@ -356,21 +378,28 @@ def resample_blocks(blocks: Iterable[tuple[Waveform, int]], sample_rate: int) ->
             require_audio()
             import soxr
 
-            resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+            channels = 1 if wave.ndim == 1 else len(wave)
+            resampler = soxr.ResampleStream(rate, sample_rate, channels, dtype="float32")
+            end = wave[..., :0]
         step = max(1, BLOCK_FRAMES * rate // max(rate, sample_rate))
-        for start in range(0, len(wave), step):
-            yield resampler.resample_chunk(wave[start : start + step])
+        for start in range(0, wave.shape[-1], step):
+            chunk = np.ascontiguousarray(wave[..., start : start + step].T)  # [n] or [n, C]
+            yield resampler.resample_chunk(chunk).T
     if resampler is not None:
-        yield resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        yield resampler.resample_chunk(np.ascontiguousarray(end.T), last=True).T
 
 
-def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) -> None:
-    """Write mono audio in the format of the suffix, replacing an existing file at the end.
+def write_audio(
+    path: str | Path, blocks: Iterable[Tensor], sample_rate: int, channels: int = 1
+) -> None:
+    """Write audio in the format of the suffix, replacing an existing file at the end.
 
     Args:
         path: `*.wav`, `*.flac` or `*.ogg`.
-        blocks: consecutive waveforms, float [n] in [-1, 1], any n; values beyond are clipped.
+        blocks: consecutive waveforms, float [n], or [C, n] of several channels, in [-1, 1], any n;
+            values beyond are clipped.
         sample_rate: sample rate in Hz.
+        channels: C.
 
     Raises:
         InputError: the suffix is unknown, a block has another shape, the format does not support
@@ -391,16 +420,19 @@ def write_audio(path: str | Path, blocks: Iterable[Tensor], sample_rate: int) ->
     def write(file: BinaryIO) -> None:
         """Encode the blocks into the open file."""
         try:
-            output = soundfile.SoundFile(file, "w", sample_rate, channels=1, format=kind)
+            output = soundfile.SoundFile(file, "w", sample_rate, channels, format=kind)
         except soundfile.LibsndfileError as error:
-            raise InputError(f"{path}: {kind} has no {sample_rate} Hz; use .wav") from error
+            many = "" if channels == 1 else f" with {channels} channels"
+            raise InputError(f"{path}: {kind} has no {sample_rate} Hz{many}; use .wav") from error
         with output:
             for block in blocks:
-                if block.ndim != 1:
+                if tuple(block.shape[:-1]) != (() if channels == 1 else (channels,)):
+                    expected = "[n]" if channels == 1 else f"[{channels}, n]"
                     raise InputError(
-                        f"{path}: cannot write a block of shape {tuple(block.shape)}; pass [n]"
+                        f"{path}: cannot write a block of shape {tuple(block.shape)}; "
+                        f"pass {expected}"
                     )
-                for part in block.detach().float().cpu().split(BLOCK_FRAMES):
-                    output.write(to_int16(part.numpy()))
+                for part in block.detach().float().cpu().split(BLOCK_FRAMES, dim=-1):
+                    output.write(to_int16(part.numpy()).T)
 
     write_atomically(path, write)

@@ -38,5 +38,9 @@ Background = Literal["auto", "white", "black"]
 """Colour behind transparent pixels."""
 
 
+ImageSize: TypeAlias = int | tuple[int, int]
+"""Height and width in pixels, or the side of a square."""
+
+
 AUDIO_FORMATS = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG"}
 """libsndfile's format of each writable suffix: 16 bits for the first two, Vorbis for the last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,10 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from anytime_ar.errors import BrokenSampleError, DataError, InputError
-from anytime_ar.media.formats import IMAGE_FORMATS, Background, MediaContent
+from anytime_ar.media.formats import IMAGE_FORMATS, Background, ImageSize, MediaContent
 from anytime_ar.runtime.files import write_atomically
 
-PILLOW_MODES = {1: "L", 3: "RGB"}
+PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's mode for each number of channels."""
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 """Pillow's modes of one channel; a palette is a way to store colours."""
@@ -26,6 +26,8 @@ _COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB
 """Pillow's modes of several channels, and palettes."""
 _ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 """Pillow's modes with an alpha channel."""
+_OPAQUE_FORMATS = ("JPEG", "BMP")
+"""Formats that are written without transparency."""
 _NEAR_WHITE_LEVEL = 224
 """Mean level above which an image would be invisible on white."""
 _MAX_STRIPPED_BYTES = 2**28
@@ -44,19 +46,19 @@ def decode_image(
     origin: str,
     *,
     channels: int | None = None,
-    center_crop: int | None = None,
-    size: int | None = None,
+    center_crop: ImageSize | None = None,
+    size: ImageSize | None = None,
     background: Background = "auto",
 ) -> npt.NDArray[np.uint8]:
-    """Decode an image to grayscale or RGB, crop its central square and resize it.
+    """Decode an image to grayscale, RGB or RGBA, crop its central rectangle and resize it.
 
     Args:
         encoded: the file's content, its path, or a decoded image.
         origin: name of the sample, for messages.
-        channels: 1 or 3; as stored when None.
-        center_crop: side in pixels of the central square; the largest one when None.
-        size: side in pixels to resize to; not resized when None.
-        background: colour behind transparent pixels.
+        channels: 1, 3, or 4 to keep transparency; gray or RGB as stored when None.
+        center_crop: see `central_rectangle`.
+        size: size in pixels to resize to; not resized when None.
+        background: colour behind transparent pixels, unless `channels` is 4.
 
     Returns:
         uint8 [C, H, W].
@@ -152,11 +154,11 @@ def _is_16_bit_gray_with_alpha(image: Image.Image) -> bool:
 def convert_channels(
     image: Image.Image, channels: int | None, background: Background, origin: str
 ) -> Image.Image:
-    """Convert an image to 8 bits without transparency, in grayscale or RGB.
+    """Convert an image to 8 bits, in grayscale or RGB without transparency, or in RGBA.
 
     Args:
         image: a decoded image.
-        channels: 1 or 3; as stored when None.
+        channels: 1, 3, or 4 for RGBA; gray or RGB as stored when None.
         background: colour behind transparent pixels.
         origin: name of the sample, for messages.
 
@@ -180,6 +182,10 @@ def convert_channels(
         image = image.convert("RGB")
     elif image.mode == "LAB":  # Pillow converts it to RGB only
         image = image.convert("RGB")
+    if channels == 4:
+        image = image.convert("RGB")
+        image.putalpha(255 if alpha is None else alpha)
+        return image
     if alpha is not None and alpha.getextrema()[0] != 255:
         image = _composite(image, alpha, background, origin)
     return image if image.mode == mode else image.convert(mode)
@@ -233,43 +239,63 @@ def _to_8_bit(image: Image.Image, origin: str) -> tuple[Image.Image, Image.Image
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8)), alpha
 
 
-def center_crop_and_resize(
-    image: Image.Image, center_crop: int | None, size: int | None, origin: str
-) -> Image.Image:
-    """Crop the central square, then resize it (bicubic with antialiasing).
+def central_rectangle(
+    height: int, width: int, center_crop: ImageSize | None, size: ImageSize | None
+) -> tuple[int, int]:
+    """Return height and width of the central rectangle to crop from an image.
 
     Args:
-        image: grayscale or RGB.
-        center_crop: side in pixels of the square; the largest one when None.
-        size: side in pixels to resize to; not resized when None.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        center_crop: size of the rectangle; None: the largest with the proportions of `size`.
+        size: size that the rectangle is resized to; None: the whole image unless `center_crop`.
+    """
+    if center_crop is not None:
+        return _height_and_width(center_crop)
+    if size is None:
+        return height, width
+    rows, columns = _height_and_width(size)
+    scale = min(height / rows, width / columns)
+    return max(1, round(rows * scale)), max(1, round(columns * scale))
+
+
+def _height_and_width(size: ImageSize) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def center_crop_and_resize(
+    image: Image.Image, center_crop: ImageSize | None, size: ImageSize | None, origin: str
+) -> Image.Image:
+    """Crop the central rectangle, then resize it (bicubic with antialiasing).
+
+    Args:
+        image: grayscale, RGB or RGBA.
+        center_crop: see `central_rectangle`.
+        size: size in pixels to resize to; not resized when None.
         origin: name of the sample, for messages.
 
     Raises:
-        DataError: the image is smaller than the crop, or not square with neither crop nor size
-            given.
+        DataError: the image is smaller than the crop.
     """
     width, height = image.size
-    if center_crop is None and size is None and width != height:
+    rows, columns = central_rectangle(height, width, center_crop, size)
+    if rows > height or columns > width:
+        crop = rows if rows == columns else [rows, columns]
         raise DataError(
-            f"{origin}: {width} x {height} is not square; set data.size or data.center_crop"
-        )
-    side = center_crop or min(width, height)
-    if side > min(width, height):
-        raise DataError(
-            f"{origin}: {width} x {height} is smaller than data.center_crop={side}; "
+            f"{origin}: {width} x {height} is smaller than data.center_crop={crop}; "
             "lower data.center_crop"
         )
-    if (width, height) != (side, side):
-        left, top = (width - side) // 2, (height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    if size is not None and size != side:
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    if (height, width) != (rows, columns):
+        left, top = (width - columns) // 2, (height - rows) // 2
+        image = image.crop((left, top, left + columns, top + rows))
+    if size is not None and _height_and_width(size) != (rows, columns):
+        image = image.resize(_height_and_width(size)[::-1], Image.Resampling.BICUBIC)
     return image
 
 
 def image_to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return a grayscale or RGB image as uint8 [C, H, W]."""
-    pixels = np.asarray(image, dtype=np.uint8)  # [H, W] or [H, W, 3]
+    """Return a grayscale, RGB or RGBA image as uint8 [C, H, W]."""
+    pixels = np.asarray(image, dtype=np.uint8)  # [H, W] or [H, W, C]
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
@@ -289,14 +315,14 @@ def encode_images(images: Tensor, format: str = "png", **options: Any) -> list[b
     """Encode images.
 
     Args:
-        images: float [n, C, H, W] in [-1, 1], C = 1 or 3.
+        images: float [n, C, H, W] in [-1, 1], C = 1, 3 or 4.
         format: a format of Pillow.
         **options: options of that format.
 
     Returns:
         The content of one file for each image.
     """
-    pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, 3)]
+    pixels = to_uint8(images.cpu()).permute(0, 2, 3, 1).squeeze(-1).numpy()  # [n, H, W(, C)]
     files = []
     for array in pixels:
         file = io.BytesIO()
@@ -395,24 +421,24 @@ def _strip_jpeg(content: bytes) -> bytes:
 def read_image(
     path: str | Path,
     *,
-    channels: Literal[1, 3] | None = None,
-    size: int | None = None,
+    channels: int | None = None,
+    size: ImageSize | None = None,
     background: Background = "auto",
 ) -> Tensor:
     """Read one image as a batch of one.
 
     Args:
         path: the file to read.
-        channels: convert to grayscale (1) or RGB (3); as stored when None.
-        size: crop the largest central square and resize it to this many pixels a side; when None,
-            the image must be square.
+        channels: convert to grayscale (1), RGB (3) or RGBA (4); gray or RGB as stored when None.
+        size: crop the largest central rectangle of these proportions and resize it to this size;
+            as stored when None.
         background: colour behind transparent pixels; see `DataConfig.background`.
 
     Returns:
         float32 [1, C, H, W] in [-1, 1].
 
     Raises:
-        DataError: the file is missing or does not decode, or needs `channels` or `size`.
+        DataError: the file is missing or does not decode.
     """
     path = Path(path)
     if not path.is_file():
@@ -427,7 +453,8 @@ def write_image(path: str | Path, image: Tensor) -> None:
 
     Args:
         path: the file to write; the suffix is one of `WRITABLE_IMAGE_SUFFIXES`.
-        image: float [C, H, W] in [-1, 1], C = 1 or 3; values beyond the range are clipped.
+        image: float [C, H, W] in [-1, 1], C = 1, 3 or 4; values beyond the range are clipped. RGBA
+            is composited over white for formats without transparency.
 
     Raises:
         InputError: the suffix is unknown, the tensor has another shape, or the path is not
@@ -440,11 +467,14 @@ def write_image(path: str | Path, image: Tensor) -> None:
             f"{path}: cannot write a picture with suffix {path.suffix!r}; "
             f"use one of {', '.join(IMAGE_FORMATS)}"
         )
-    if image.ndim != 3 or image.shape[0] not in (1, 3):
+    if image.ndim != 3 or image.shape[0] not in PILLOW_MODES:
         raise InputError(
-            f"{path}: cannot write a tensor of shape {tuple(image.shape)}; pass [1, H, W] or "
-            "[3, H, W]"
+            f"{path}: cannot write a tensor of shape {tuple(image.shape)}; pass [1, H, W], "
+            "[3, H, W] or [4, H, W]"
         )
-    pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, 3)]
+    pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).squeeze(-1).numpy()  # [H, W(, C)]
     output = Image.fromarray(pixels)
+    if output.mode == "RGBA" and encoder in _OPAQUE_FORMATS:
+        output = Image.alpha_composite(Image.new("RGBA", output.size, "white"), output)
+        output = output.convert("RGB")
     write_atomically(path, lambda file: output.save(file, encoder))

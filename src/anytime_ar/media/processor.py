@@ -1,7 +1,8 @@
 """Convert between files and the samples of one model.
 
-Files are read as samples: images are cropped to the centred square and resized, audio is normalized
-as the training clips were and padded with zeros at its end.
+Files are read as samples: images are cropped to a central rectangle and resized, audio is
+normalized as the training clips were and padded with zeros at its end, and series are scaled from
+their own units.
 """
 
 from __future__ import annotations
@@ -23,19 +24,37 @@ from anytime_ar.codes import WindowedAudio
 from anytime_ar.errors import DataError, InputError
 from anytime_ar.media.audio import (
     AudioFile,
+    MeasuredClip,
     decode_audio_blocks,
     encode_audio,
     peak_gain,
     read_clip,
+    write_audio,
 )
 from anytime_ar.media.formats import AUDIO_FORMATS, WRITABLE_IMAGE_SUFFIXES
-from anytime_ar.media.image import decode_image, encode_images, read_image, to_float
+from anytime_ar.media.image import (
+    central_rectangle,
+    decode_image,
+    encode_images,
+    read_image,
+    to_float,
+    write_image,
+)
+from anytime_ar.media.series import (
+    ChannelRanges,
+    scale_channels,
+    series_from_csv,
+    series_to_csv,
+    unscale_channels,
+)
+from anytime_ar.media.sheets import as_images
 from anytime_ar.media.windows import (
     OverlappingWindows,
     SampleCodec,
     decode_windows,
     encode_windows,
 )
+from anytime_ar.runtime.files import write_bytes
 from anytime_ar.runtime.progress import ProgressCallback
 from anytime_ar.runtime.size_limits import check_npy_size
 
@@ -51,10 +70,10 @@ class MediaProcessor(ABC):
     """A converter between files and the samples of one model.
 
     Args:
-        sample_shape: shape of one sample: (C, H, W) of images, (1, T) of audio.
+        sample_shape: shape of one sample: (C, H, W) of images, (C, T) of audio and series.
     """
 
-    modality: ClassVar[Literal["image", "audio"]]
+    modality: ClassVar[Literal["image", "audio", "series"]]
     """Kind of samples that the processor reads and writes."""
     noun: ClassVar[str]
     """What messages call several samples."""
@@ -79,8 +98,41 @@ class MediaProcessor(ABC):
 
         Raises:
             DataError: the file is missing or cannot be decoded.
-            InputError: audio is longer than a sample.
+            InputError: audio is longer than a sample, or a series has another shape.
         """
+
+    @abstractmethod
+    def write(self, path: Path, sample: Tensor) -> None:
+        """Write one sample in the format of the suffix, one of `suffixes` that is no image's.
+
+        Args:
+            path: file to write.
+            sample: float32 [*sample_shape] in [-1, 1].
+
+        Raises:
+            InputError: the path is not writable.
+        """
+
+    def to_units(self, samples: Tensor) -> Tensor:
+        """Return samples in the units of their files: series in their own, others as they are.
+
+        Args:
+            samples: float32 [n, *sample_shape] in [-1, 1].
+        """
+        return samples
+
+    def from_units(self, values: Tensor) -> Tensor:
+        """Return samples of values in the units of their files, the inverse of `to_units`.
+
+        Args:
+            values: float32 [*sample_shape].
+
+        Raises:
+            ValueError: images or audio are not in [-1, 1].
+        """
+        if not values.abs().max() <= 1:
+            raise ValueError("has values outside [-1, 1]; scale them")
+        return values
 
     def from_bytes(self, content: bytes, origin: str) -> Tensor:
         """Read one sample from the bytes of a file that a stranger sends, within limits.
@@ -132,7 +184,7 @@ class MediaProcessor(ABC):
         """
         if format != "npy":
             return self._to_bytes(samples.cpu(), format)
-        return [_to_npy(sample) for sample in samples.cpu().numpy()]
+        return [_to_npy(sample) for sample in self.to_units(samples.cpu()).numpy()]
 
     def _from_npy(self, content: bytes, origin: str, *, several: bool = False) -> Tensor:
         with _decode_errors_as_input_error(
@@ -146,9 +198,10 @@ class MediaProcessor(ABC):
                 f"{origin}: is {array.dtype} {list(array.shape)}; "
                 f"pass float32 {[*self.sample_shape]}"
             )
-        if not np.isfinite(array).all() or np.abs(array).max() > 1:
-            raise InputError(f"{origin}: has values outside [-1, 1]; scale them")
-        return torch.from_numpy(array)
+        try:
+            return self.from_units(torch.from_numpy(array))
+        except ValueError as error:
+            raise InputError(f"{origin}: {error}") from error
 
     @abstractmethod
     def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]: ...
@@ -158,7 +211,7 @@ class MediaProcessor(ABC):
 
 
 class ImageProcessor(MediaProcessor):
-    """A converter for images, which are cropped to the centred square and resized."""
+    """A converter for images, which are cropped to a central rectangle and resized."""
 
     modality = "image"
     noun = "images"
@@ -173,46 +226,53 @@ class ImageProcessor(MediaProcessor):
 
     def read(self, path: Path) -> Tensor:
         """Read an image file; see `MediaProcessor.read`."""
+        channels, height, width = self.sample_shape
         if self.formats == ("npy",):
             raise InputError(
-                f"{path}: samples of {self.sample_shape[0]} channels are no images; pass .npy files"
+                f"{path}: samples of {channels} channels are no images; pass .npy files"
             )
-        channels: Literal[1, 3] = 1 if self.sample_shape[0] == 1 else 3
-        return read_image(path, channels=channels, size=self.sample_shape[1])[0]
+        return read_image(path, channels=channels, size=(height, width))[0]
+
+    def write(self, path: Path, sample: Tensor) -> None:
+        """Write an image; see `MediaProcessor.write`."""
+        write_image(path, sample)
 
     def describe_fit(self, path: Path) -> str | None:
         """Return how `read` changes the size of an image it has read; None if it does not."""
         with Image.open(path) as header:
             width, height = header.size
-        size, side = self.sample_shape[1], min(header.size)
-        crop = f"cropped to the central {side} x {side}" if width != height else ""
-        resize = f"resized to {size} x {size}" if side != size else ""
+        _, rows, columns = self.sample_shape
+        crop_height, crop_width = central_rectangle(height, width, None, (rows, columns))
+        cropped = (crop_height, crop_width) != (height, width)
+        crop = f"cropped to the central {crop_width} x {crop_height}" if cropped else ""
+        resized = (crop_height, crop_width) != (rows, columns)
+        resize = f"resized to {columns} x {rows}" if resized else ""
         change = " and ".join(filter(None, (crop, resize)))
         return f"{path}: {width} x {height}, {change}" if change else None
 
     def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
-        options = {"lossless": True} if format == "webp" else {}
+        options = {"lossless": True, "exact": True} if format == "webp" else {}
         return encode_images(samples, format, **options)
 
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
-        channels, size = self.sample_shape[0], self.sample_shape[1]
+        channels, height, width = self.sample_shape
         if self.formats == ("npy",):
             raise InputError(f"{origin}: has no npy array of {channels} channels; send npy")
         with _decode_errors_as_input_error(
             f"{origin}: cannot be read as an image; send png, webp, jpeg or npy"
         ):
             _check_pixel_count(content, origin)
-            pixels = decode_image(content, origin, channels=channels, size=size)
+            pixels = decode_image(content, origin, channels=channels, size=(height, width))
         return to_float(torch.from_numpy(pixels.copy()))
 
 
 class AudioProcessor(MediaProcessor):
-    """A converter for mono audio, which is resampled, normalized and padded with silence.
+    """A converter for audio, which is resampled, normalized and padded with silence.
 
     Recordings of any length are encoded and decoded in overlapping windows.
 
     Args:
-        sample_shape: shape (1, T) of one sample.
+        sample_shape: shape (C, T) of one sample; mono audio is the mean of a file's channels.
         sample_rate: sample rate in Hz.
         normalize: scaling of audio before it is encoded: to the peak of training clips, or none.
     """
@@ -234,14 +294,19 @@ class AudioProcessor(MediaProcessor):
 
     def read(self, path: Path) -> Tensor:
         """Read a clip, which may be shorter than a sample; see `MediaProcessor.read`."""
-        length, recording = self.sample_shape[1], AudioFile(path, self.sample_rate)
+        length, recording = self.sample_shape[1], self._open(path)
         clip = read_clip((block.numpy() for block in recording.blocks()), length)
         if clip.num_samples > length:
             raise InputError(
                 f"{path}: has {clip.num_samples} samples at {self.sample_rate} Hz, and of several "
                 f"clips each may have {length}; encode it alone"
             )
-        return torch.from_numpy(clip.normalized(self._normalize))[None]
+        return self._to_sample(clip)
+
+    def write(self, path: Path, sample: Tensor) -> None:
+        """Write a clip; see `MediaProcessor.write`."""
+        channels = len(sample)
+        write_audio(path, [sample if channels > 1 else sample[0]], self.sample_rate, channels)
 
     def encode_recording(
         self, codec: SampleCodec, path: Path, progress: ProgressCallback
@@ -261,7 +326,7 @@ class AudioProcessor(MediaProcessor):
         Raises:
             DataError: the file is missing or cannot be decoded.
         """
-        recording, windows = AudioFile(path, self.sample_rate), OverlappingWindows.for_codec(codec)
+        recording, windows = self._open(path), OverlappingWindows.for_codec(codec)
         samples, peak = recording.measure()
         gain = peak_gain(peak) if self._normalize == "peak" else 1.0
         codes: list[Tensor] = []
@@ -292,7 +357,7 @@ class AudioProcessor(MediaProcessor):
             progress: called with what is done, the total, and the unit.
 
         Returns:
-            An iterator of waveforms float32 [n].
+            An iterator of waveforms float32 [n], or [C, n] of several channels.
 
         Raises:
             InputError: there are more or fewer windows than the recording has, or the codes do not
@@ -308,7 +373,13 @@ class AudioProcessor(MediaProcessor):
     def _from_bytes(self, content: bytes, origin: str) -> Tensor:
         with _decode_errors_as_input_error(f"{origin}: cannot be read as audio; send wav or npy"):
             clip = read_clip(self._limited_blocks(content, origin), self.sample_shape[1])
-        return torch.from_numpy(clip.normalized(self._normalize))[None]
+        return self._to_sample(clip)
+
+    def _open(self, path: Path) -> AudioFile:
+        return AudioFile(path, self.sample_rate, self.sample_shape[0])
+
+    def _to_sample(self, clip: MeasuredClip) -> Tensor:
+        return torch.from_numpy(np.atleast_2d(clip.normalized(self._normalize)))
 
     def _limited_blocks(self, content: bytes, origin: str) -> Iterator[npt.NDArray[np.float32]]:
         """Yield blocks of audio that fits into one sample without resampling.
@@ -316,17 +387,80 @@ class AudioProcessor(MediaProcessor):
         Raises:
             InputError: it has another sample rate, or is longer.
         """
-        length, count = self.sample_shape[1], 0
-        for block, rate in decode_audio_blocks(content, origin):
+        (channels, length), count = self.sample_shape, 0
+        for block, rate in decode_audio_blocks(content, origin, channels):
             if rate != self.sample_rate:
                 raise InputError(f"{origin}: has {rate} Hz; resample it to {self.sample_rate} Hz")
-            count += len(block)
+            count += block.shape[-1]
             if count > length:  # a small compressed file can hold hours of audio
                 raise InputError(
                     f"{origin}: has more than {length} samples; cut it to that, or encode it in "
                     "windows with `anytime encode`"
                 )
             yield block
+
+
+class SeriesProcessor(MediaProcessor):
+    """A converter for series, whose files have the units of the training data.
+
+    Args:
+        sample_shape: shape (C, T) of one sample.
+        channel_ranges: values of each channel that are -1 and 1 in samples; None: -1 and 1.
+        channel_names: names of the channels, for tables; None: `channel0` and so on.
+    """
+
+    modality = "series"
+    noun = "series"
+    formats = ("npy", "csv", "png")
+    suffixes = (".npy", ".csv", *WRITABLE_IMAGE_SUFFIXES)
+
+    def __init__(
+        self,
+        sample_shape: tuple[int, ...],
+        channel_ranges: ChannelRanges | None = None,
+        channel_names: tuple[str, ...] | None = None,
+    ) -> None:
+        """Store shape, ranges and names."""
+        super().__init__(sample_shape)
+        channels = range(sample_shape[0])
+        self._ranges = channel_ranges or tuple((-1.0, 1.0) for _ in channels)
+        self._names = channel_names or tuple(f"channel{channel}" for channel in channels)
+
+    def read(self, path: Path) -> Tensor:
+        """Read a series from a .npy or .csv file; see `MediaProcessor.read`."""
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); pass the path of a .npy or .csv file"
+            ) from error
+        return self.from_bytes(content, str(path))
+
+    def write(self, path: Path, sample: Tensor) -> None:
+        """Write a series; see `MediaProcessor.write`."""
+        write_bytes(path, self.to_bytes(sample[None], path.suffix[1:].lower())[0])
+
+    def to_units(self, samples: Tensor) -> Tensor:
+        """Return series in their own units; see `MediaProcessor.to_units`."""
+        return unscale_channels(samples, self._ranges)
+
+    def from_units(self, values: Tensor) -> Tensor:
+        """Return scaled series; values beyond the ranges are beyond [-1, 1]."""
+        if not values.isfinite().all():
+            raise ValueError("has values that are not finite; fill gaps before")
+        return scale_channels(values, self._ranges)
+
+    def _to_bytes(self, samples: Tensor, format: str) -> list[bytes]:
+        if format == "csv":
+            return [series_to_csv(series, self._names) for series in self.to_units(samples).numpy()]
+        return encode_images(as_images(samples), format)
+
+    def _from_bytes(self, content: bytes, origin: str) -> Tensor:
+        with _decode_errors_as_input_error(
+            f"{origin}: cannot be read as a series; send npy, or csv with a column for each channel"
+        ):
+            series = series_from_csv(content)
+        return self._from_npy(_to_npy(series), origin)
 
 
 def _at_original_level(
@@ -336,7 +470,7 @@ def _at_original_level(
     done = 0
     for block in blocks:
         yield block / audio.gain
-        done += len(block)
+        done += block.shape[-1]
         progress(done, audio.samples, "samples")
 
 
@@ -344,16 +478,22 @@ def processor_for(
     sample_shape: tuple[int, ...],
     sample_rate: int | None = None,
     normalize: Literal["peak", "none"] | None = None,
+    channel_ranges: ChannelRanges | None = None,
+    channel_names: tuple[str, ...] | None = None,
 ) -> MediaProcessor:
     """Return the converter for the samples that a data card describes.
 
     Args:
-        sample_shape: shape of one sample: (C, H, W) of images, (1, T) of audio.
-        sample_rate: sample rate of audio in Hz; None for images.
-        normalize: scaling of audio before it is encoded; None for images.
+        sample_shape: shape of one sample: (C, H, W) of images, (C, T) of audio and series.
+        sample_rate: sample rate of audio in Hz; None for images and series.
+        normalize: scaling of audio before it is encoded; None for images and series.
+        channel_ranges: values of each channel of series that are -1 and 1 in samples.
+        channel_names: names of the channels of series.
     """
-    if sample_rate is None:
+    if len(sample_shape) == 3:
         return ImageProcessor(sample_shape)
+    if sample_rate is None:
+        return SeriesProcessor(sample_shape, channel_ranges, channel_names)
     return AudioProcessor(sample_shape, sample_rate, normalize or "none")
 
 

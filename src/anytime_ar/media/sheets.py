@@ -1,6 +1,6 @@
 """Show samples side by side: grids, contact sheets, and images or audio players in notebooks.
 
-Audio becomes spectrograms, or players.
+Audio becomes spectrograms, or players; series become line plots.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import base64
 import io
 import math
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,10 @@ MIN_TILE = 48
 """Minimum side of a tile in pixels; smaller samples are enlarged by an integer factor."""
 SPECTROGRAM = (96, 160)
 """Height and width of a spectrogram, in pixels."""
+LINE_PLOT = (96, 160)
+"""Height and width of a line plot, in pixels."""
+_LINE_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
+"""Colours of channels in line plots, which colour-blind people tell apart (Okabe and Ito 2008)."""
 _MAX_IMAGES, _MAX_CLIPS = 64, 8
 """Most samples that a notebook shows."""
 WINDOW_S = 0.032
@@ -40,59 +44,75 @@ than that in any band."""
 
 
 def as_images(samples: Tensor, sample_rate: int | None = None) -> Tensor:
-    """Return an image of each sample: images as they are, audio as spectrograms.
+    """Return an image of each sample: images, spectrograms of audio, line plots of series.
 
-    A spectrogram has low frequencies at the bottom, on the mel scale up to half the sample rate. It
-    grows brighter with the level, from `MIN_DB` to `MAX_DB`, the same for all samples.
+    Transparent images are composited over white. A spectrogram has low frequencies at the bottom,
+    on the mel scale up to half the sample rate. It grows brighter with the level, from `MIN_DB` to
+    `MAX_DB`, the same for all samples; that of several channels is their mean. A line plot has a
+    colour for each channel, and -1 and 1 at its lower and upper edge.
 
     Args:
-        samples: float32 [n, C, H, W] with C of 1 or 3, or [n, 1, T], in [-1, 1].
-        sample_rate: sampling rate of audio in Hz; None for images.
+        samples: float32 [n, C, H, W] with C of 1, 3 or 4, or [n, C, T], in [-1, 1].
+        sample_rate: sampling rate of audio in Hz; None for images and series.
 
     Returns:
-        float32 [n, C, H, W] in [-1, 1] on the CPU; for audio [n, 3, 96, 160].
+        float32 [n, C, H, W] in [-1, 1] on the CPU, C of 1 or 3; for audio and series
+        [n, 3, 96, 160].
 
     Raises:
-        InputError: there are no samples, they have another shape, or audio has no sample rate.
+        InputError: there are no samples, or they have another shape.
         MissingExtraError: the samples are audio, and the extra `audio` is not installed.
     """
     shape = tuple(samples.shape[1:])
-    channels, make = _AS_IMAGES_BY_NDIM.get(len(shape), ((), _images))
-    if not shape or shape[0] not in channels:
+    if not (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3, 4))):
         raise InputError(
-            f"a sheet needs samples of shape (1 or 3, H, W), or sounds (1, T), got {shape}"
+            f"a sheet needs images (1, 3 or 4, H, W), or sounds or series (C, T), got {shape}"
         )
     if not len(samples):
         raise InputError("a sheet of no samples cannot be made; pass at least one")
-    return make(samples.detach().float().cpu().clamp(-1, 1), sample_rate)
+    samples = samples.detach().float().cpu().clamp(-1, 1)
+    if len(shape) == 3:
+        return _without_alpha(samples)
+    return _line_plots(samples) if sample_rate is None else _spectrograms(samples, sample_rate)
 
 
-def _images(samples: Tensor, _: int | None) -> Tensor:
-    return samples
+def _without_alpha(images: Tensor) -> Tensor:
+    """Composite RGBA images over white: [n, 4, H, W] -> [n, 3, H, W]; others are unchanged."""
+    if images.shape[1] != 4:
+        return images
+    return torch.lerp(torch.ones_like(images[:, :3]), images[:, :3], (images[:, 3:] + 1) / 2)
 
 
-def _spectrograms(sounds: Tensor, sample_rate: int | None) -> Tensor:
-    if sample_rate is None:
-        raise InputError("a sheet of sounds needs their rate; pass sample_rate in Hz")
+def _spectrograms(sounds: Tensor, sample_rate: int) -> Tensor:
     require_extras("a spectrogram", "audio", module="matplotlib")
     import matplotlib
 
     height, width = SPECTROGRAM
     levels = log_mel_spectrogram(
         sounds, sample_rate, bands=height, window_s=WINDOW_S
-    )  # [n, 96, frames], dB
+    )  # [n * C, 96, frames], dB
+    levels = levels.unflatten(0, sounds.shape[:2]).mean(1)
     shares = ((levels - MIN_DB) / (MAX_DB - MIN_DB)).clamp(0, 1).flip(1)
     shares = F.interpolate(shares[:, None], (height, width), mode="bilinear", antialias=True)
     colours = matplotlib.colormaps["magma"](shares[:, 0].numpy())[..., :3]  # [n, 96, 160, 3]
     return torch.from_numpy(colours.astype(np.float32)).permute(0, 3, 1, 2) * 2 - 1
 
 
-_AS_IMAGES_BY_NDIM: dict[int, tuple[tuple[int, ...], Callable[[Tensor, int | None], Tensor]]] = {
-    3: ((1, 3), _images),
-    2: ((1,), _spectrograms),
-}
-"""Valid numbers of channels and the function that makes images, by the number of dimensions of a
-sample."""
+def _line_plots(series: Tensor) -> Tensor:
+    from PIL import Image, ImageDraw
+
+    height, width = LINE_PLOT
+    plots = []
+    for sample in series:
+        image = Image.new("RGB", (width, height), "#f2f2f2")
+        draw = ImageDraw.Draw(image)
+        draw.line([(0, height / 2), (width, height / 2)], fill="#cccccc")
+        x = torch.linspace(0, width - 1, sample.shape[1]).tolist()
+        for channel, values in enumerate(sample):
+            y = ((1 - values) / 2 * (height - 1)).tolist()
+            draw.line([*zip(x, y, strict=True)], fill=_LINE_COLOURS[channel % len(_LINE_COLOURS)])
+        plots.append(np.asarray(image, dtype=np.float32))
+    return torch.from_numpy(np.stack(plots)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:
@@ -144,7 +164,7 @@ def contact_sheet(
         codec: model that decodes the codes.
         codes: int64 [n, k], new or encoded.
         budgets: numbers of codes to decode, each in 1..k, from left to right.
-        sample_rate: sampling rate of audio in Hz; None for images.
+        sample_rate: sampling rate of audio in Hz; None for images and series.
         differences: show, from the second column on, half the difference to the column before.
             Images are grey where nothing has changed.
 
@@ -164,6 +184,8 @@ def contact_sheet(
     before: Tensor | None = None
     for k in budgets:
         samples = codec.decode(codes[:, :k])
+        if samples.ndim == 4:
+            samples = _without_alpha(samples)
         shown = samples if before is None else (samples - before) / 2
         before = samples if differences else None
         tiles = as_images(shown, sample_rate)  # [n, C, H, W]
@@ -191,7 +213,7 @@ def write_sheets(
         codes: int64 [n, L], new or encoded.
         budgets: rising numbers of codes, of which at most 12 are shown.
         folder: folder of the files, created if missing.
-        sample_rate: sampling rate of audio in Hz; None for images.
+        sample_rate: sampling rate of audio in Hz; None for images and series.
 
     Returns:
         The names of the files.
@@ -236,17 +258,19 @@ def write_contact_sheet(sheet: Tensor, budgets: Sequence[int], path: Path) -> No
     write_image(path, values / 127.5 - 1)
 
 
-def image_grid_png(samples: Tensor) -> bytes | None:
-    """Return the first samples side by side as PNG; None if they are not images.
+def image_grid_png(samples: Tensor, sample_rate: int | None = None) -> bytes | None:
+    """Return the first samples side by side as PNG; None for audio, which has players.
 
     Args:
-        samples: float32 [n, C, H, W] in [-1, 1].
+        samples: float32 [n, C, H, W] in [-1, 1], or series [n, C, T].
+        sample_rate: sample rate of audio in Hz; None for images and series.
     """
-    if samples.ndim != 4 or samples.shape[1] not in (1, 3) or not len(samples):
+    is_image = samples.ndim == 4 and samples.shape[1] in (1, 3, 4)
+    if not len(samples) or not (is_image or (samples.ndim == 3 and sample_rate is None)):
         return None
     from anytime_ar.media.image import encode_images
 
-    tiles = _enlarge(samples[:_MAX_IMAGES].detach())
+    tiles = _enlarge(as_images(samples[:_MAX_IMAGES]))
     return encode_images(image_grid(tiles, math.ceil(math.sqrt(len(tiles))))[None])[0]
 
 
@@ -254,12 +278,12 @@ def audio_players_html(samples: Tensor, sample_rate: int | None) -> str | None:
     """Return the first samples as HTML with a player for each; None if they are not audio.
 
     Args:
-        samples: float32 [n, 1, T] in [-1, 1].
+        samples: float32 [n, C, T] in [-1, 1].
         sample_rate: sample rate in Hz.
     """
-    if samples.ndim != 3 or samples.shape[1] != 1 or sample_rate is None:
+    if samples.ndim != 3 or sample_rate is None:
         return None
-    waves = samples[:_MAX_CLIPS, 0].detach().cpu().clamp(-1, 1).mul(32767).round().short()
+    waves = samples[:_MAX_CLIPS].detach().cpu().clamp(-1, 1).mul(32767).round().short()
     return "".join(
         f'<audio controls src="data:audio/wav;base64,{_wav_base64(clip, sample_rate)}"></audio>'
         for clip in waves
@@ -267,11 +291,11 @@ def audio_players_html(samples: Tensor, sample_rate: int | None) -> str | None:
 
 
 def _wav_base64(clip: Tensor, sample_rate: int) -> str:
-    """Encode a clip int16 [T] as a WAV file in base64."""
+    """Encode a clip int16 [C, T] as a WAV file in base64."""
     file = io.BytesIO()
     with wave.open(file, "wb") as out:
-        out.setnchannels(1)
+        out.setnchannels(len(clip))
         out.setsampwidth(2)
         out.setframerate(sample_rate)
-        out.writeframes(clip.numpy().astype("<i2").tobytes())
+        out.writeframes(clip.T.numpy().astype("<i2").tobytes())
     return base64.b64encode(file.getvalue()).decode()

@@ -24,11 +24,11 @@ def stft_magnitudes(x: Tensor, window: int) -> Tensor:
     """Return STFT magnitudes over time, with a Hann window and a hop of a quarter of its length.
 
     Args:
-        x: float32 [B, 1, T].
+        x: float32 [B, C, T].
         window: window length in samples.
 
     Returns:
-        float32 [B, window / 2 + 1, frames].
+        float32 [B * C, window / 2 + 1, frames].
     """
     hann = torch.hann_window(window, device=x.device)
     spectrum = torch.stft(
@@ -58,14 +58,14 @@ def multi_resolution_stft_distance(
     nepers; averaged over resolutions.
 
     Args:
-        x: float32 [B, 1, T], the reference.
-        other: float32 [B, 1, T], the clips to compare.
+        x: float32 [B, C, T], the reference.
+        other: float32 [B, C, T], the clips to compare.
         resolutions: window lengths in samples.
 
     Returns:
-        float32 [B].
+        float32 [B], means over channels.
     """
-    total = torch.zeros(len(x), device=x.device)
+    total = torch.zeros(x.shape[0] * x.shape[1], device=x.device)
     for window in resolutions:
         real, made = stft_magnitudes(x, window), stft_magnitudes(other, window)
         difference = torch.linalg.vector_norm(real - made, dim=(1, 2))
@@ -76,7 +76,7 @@ def multi_resolution_stft_distance(
         logarithmic = torch.hypot(made, made.new_tensor(AMPLITUDE_FLOOR)).log()
         logarithmic = logarithmic - torch.hypot(real, real.new_tensor(AMPLITUDE_FLOOR)).log()
         total = total + convergence + logarithmic.abs().mean(dim=(1, 2))
-    return total / len(resolutions)
+    return total.unflatten(0, x.shape[:2]).mean(1) / len(resolutions)
 
 
 def log_mel_spectrogram(
@@ -85,17 +85,17 @@ def log_mel_spectrogram(
     """Return the level in dB by mel band and time.
 
     Args:
-        x: float32 [B, 1, T].
+        x: float32 [B, C, T].
         sample_rate: sample rate of `x`, in Hz.
         bands: number of mel bands, from 0 Hz to half the sample rate.
         window_s: window length in seconds, rounded to a power of two in samples.
 
     Returns:
-        float32 [B, bands, frames], at least -60 dB (see `AMPLITUDE_FLOOR`).
+        float32 [B * C, bands, frames], at least -60 dB (see `AMPLITUDE_FLOOR`).
     """
     window = 2 ** round(math.log2(window_s * sample_rate))
     filters = _mel_filterbank(sample_rate, window, bands).to(x.device)
-    power = filters @ stft_magnitudes(x, window).square()  # [B, bands, frames]
+    power = filters @ stft_magnitudes(x, window).square()  # [B * C, bands, frames]
     return amplitude_to_db(power.sqrt())
 
 

@@ -4,7 +4,7 @@ Neighbouring windows share some samples, where the decoded audio cross-fades fro
 The weights of the two sum to 1 in amplitude, not in power. Both windows decode the same audio, so
 they are correlated, and power weights would be up to 3 dB louder in the middle. The fade is a
 raised cosine, whose slope starts and ends at zero. Memory does not grow with the length of the
-audio.
+audio. Waveforms are [n] of mono audio, and [C, n] of several channels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SampleCodec(Protocol):
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Return the shape of a sample: (C, H, W) of images, (1, T) of audio."""
+        """Return the shape of a sample: (C, H, W) of images, (C, T) of audio."""
 
     def encode(self, x: Tensor) -> Tensor:
         """Encode float32 [B, *sample_shape] to codes int64 [B, L]."""
@@ -69,11 +69,11 @@ class OverlappingWindows:
             codec: an audio model.
 
         Raises:
-            InputError: the model's samples are not mono audio.
+            InputError: the model's samples are not audio.
         """
         shape = tuple(codec.sample_shape)
-        if len(shape) != 2 or shape[0] != 1:
-            raise InputError(f"windows need a model of samples (1, T), got {shape}")
+        if len(shape) != 2:
+            raise InputError(f"windows need a model of samples (C, T), got {shape}")
         return cls(shape[1], shape[1] // OVERLAP_DIVISOR)
 
     @property
@@ -94,38 +94,39 @@ class OverlappingWindows:
         """Split audio into windows, a batch at a time, and pad the last window with silence.
 
         Args:
-            blocks: consecutive waveforms, float32 [n], any n.
+            blocks: consecutive waveforms, float32 [n] or [C, n], any n.
 
         Yields:
-            Windows float32 [b, 1, T], 1 <= b <= `WINDOW_BATCH_SIZE`.
+            Windows float32 [b, C, T], 1 <= b <= `WINDOW_BATCH_SIZE`.
         """
         covered = 0  # samples of `held` that earlier windows contain
-        held = torch.zeros(0, dtype=torch.float32, device="cpu")
+        held = torch.zeros(1, 0, dtype=torch.float32, device="cpu")  # [C, n]
         for block in blocks:
-            held = torch.cat([held, block])
-            while len(held) >= self.overlap + WINDOW_BATCH_SIZE * self.hop:
+            block = block if block.ndim == 2 else block[None]
+            held = torch.cat([held.expand(len(block), -1), block], dim=1)
+            while held.shape[1] >= self.overlap + WINDOW_BATCH_SIZE * self.hop:
                 yield self._batch(held, WINDOW_BATCH_SIZE)
-                held, covered = held[WINDOW_BATCH_SIZE * self.hop :].clone(), self.overlap
-        if len(held) > covered:
-            count = self.count(len(held))
-            missing = self.overlap + count * self.hop - len(held)
+                held, covered = held[:, WINDOW_BATCH_SIZE * self.hop :].clone(), self.overlap
+        if held.shape[1] > covered:
+            count = self.count(held.shape[1])
+            missing = self.overlap + count * self.hop - held.shape[1]
             yield self._batch(torch.nn.functional.pad(held, (0, missing)), count)
 
     def _batch(self, held: Tensor, count: int) -> Tensor:
-        """Return the first `count` windows of a waveform, float32 [count, 1, T]."""
-        windows = held[: self.overlap + count * self.hop].unfold(0, self.length, self.hop)
-        return windows[:, None].contiguous()  # [count, 1, T], no longer a view of `held`
+        """Return the first `count` windows of a waveform [C, n], float32 [count, C, T]."""
+        windows = held[:, : self.overlap + count * self.hop].unfold(1, self.length, self.hop)
+        return windows.transpose(0, 1).contiguous()  # no longer a view of `held`
 
     @yield_under_default_modes
     def overlap_add(self, batches: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
         """Overlap-add windows to audio, without the padding of the last window.
 
         Args:
-            batches: consecutive windows, float32 [b, 1, T], any b >= 1.
+            batches: consecutive windows, float32 [b, C, T], any b >= 1.
             samples: length of the audio, in samples.
 
         Yields:
-            A waveform float32 [n], on the CPU.
+            A waveform float32 [n], or [C, n] of several channels, on the CPU.
         """
         positions = torch.arange(self.overlap, dtype=torch.float32, device="cpu")
         positions = (positions + 0.5) / max(1, self.overlap)
@@ -133,17 +134,23 @@ class OverlappingWindows:
         ending: Tensor | None = None
         left = samples
         for batch in batches:
-            windows = batch.detach().float().cpu()[:, 0]  # [b, T]
-            outputs, heads = windows[:, : self.hop].clone(), windows[:, : self.overlap]
-            ending = heads[:1] if ending is None else ending
-            endings = torch.cat([ending, windows[:, self.hop :]])  # [b + 1, overlap]
+            windows = batch.detach().float().cpu().transpose(0, 1)  # [C, b, T]
+            outputs, heads = windows[..., : self.hop].clone(), windows[..., : self.overlap]
+            ending = heads[:, :1] if ending is None else ending
+            endings = torch.cat([ending, windows[..., self.hop :]], dim=1)  # [C, b + 1, overlap]
             # a + fade * (b - a) is exact where both windows are equal.
-            outputs[:, : self.overlap] = torch.lerp(endings[:-1], heads, fade)
-            ending = endings[-1:].clone()
-            yield outputs.flatten()[:left]
-            left = max(0, left - outputs.numel())
+            outputs[..., : self.overlap] = torch.lerp(endings[:, :-1], heads, fade)
+            ending = endings[:, -1:].clone()
+            joined = outputs.flatten(1)
+            yield _without_mono_axis(joined[:, :left])
+            left = max(0, left - joined.shape[1])
         if ending is not None and left > 0:
-            yield ending.flatten()[:left]
+            yield _without_mono_axis(ending.flatten(1)[:, :left])
+
+
+def _without_mono_axis(waveform: Tensor) -> Tensor:
+    """Return a waveform [C, n] as it is, or [n] if it is mono."""
+    return waveform[0] if len(waveform) == 1 else waveform
 
 
 def encode_windows(
@@ -154,7 +161,7 @@ def encode_windows(
     Args:
         codec: encodes windows.
         windows: their length and overlap.
-        blocks: consecutive waveforms, float32 [n] in [-1, 1], any n.
+        blocks: consecutive waveforms, float32 [n] or [C, n] in [-1, 1], any n.
 
     Returns:
         An iterator of codes int64 [b, L], one row per window.
@@ -174,7 +181,7 @@ def decode_windows(
         samples: length of the audio, in samples.
 
     Returns:
-        An iterator of waveforms float32 [n].
+        An iterator of waveforms float32 [n], or [C, n] of several channels.
 
     Raises:
         InputError: there are more or fewer windows than the audio has, or the codes do not fit.

@@ -9,17 +9,10 @@ from anytime_ar.prior.decoders.causal import CausalPriorDecoder
 from anytime_ar.prior.decoders.native import NativePriorDecoder
 from anytime_ar.prior.decoders.torch import TorchPriorDecoder
 from anytime_ar.prior.kv_cache import KVCache, TensorCache
-from anytime_ar.prior.sampling_params import (
-    IS_UNCONDITIONAL,
-    NO_UNCONDITIONAL,
-    RowSamplingParams,
-    SamplingParams,
-)
+from anytime_ar.prior.sampling_params import RowSamplingParams, SamplingParams, link_rows
 from anytime_ar.prior.transformer import Prior, PriorConfig
 
 __all__ = [
-    "IS_UNCONDITIONAL",
-    "NO_UNCONDITIONAL",
     "Backend",
     "CausalPrior",
     "CausalPriorDecoder",
@@ -35,5 +28,6 @@ __all__ = [
     "SamplingParams",
     "TensorCache",
     "TorchPriorDecoder",
+    "link_rows",
     "make_prior_decoder",
 ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from anytime_ar.codes import Vocabulary, as_vocabulary
+from anytime_ar.conditions import Condition
 from anytime_ar.errors import InputError
 from anytime_ar.plugins import ModelPart
 from anytime_ar.prior.kv_cache import KVCache
@@ -57,6 +59,8 @@ class CausalPrior(ModelPart, nn.Module, abc.ABC):
             have do not matter: they are never drawn.
         """
 
+    conditions: Mapping[str, Condition] = MappingProxyType({})
+    """Such a prior has a label, and no other conditions."""
     label_dropout: float = 0.1
     """Share of training sequences without their label, [0, 1), which guidance needs."""
 

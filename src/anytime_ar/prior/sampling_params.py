@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator
 from torch import Tensor
 
 from anytime_ar.config import Config
@@ -21,6 +22,11 @@ NO_UNCONDITIONAL, IS_UNCONDITIONAL = -1, -2
 Schedule = float | tuple[float, ...]
 """A number, or several at equal distances from the first code to the last, with straight lines
 between them."""
+
+
+def _pairs(values: Any) -> Any:
+    """Return the pairs of a mapping, in the order of their names, so that they can be hashed."""
+    return tuple(sorted(values.items())) if isinstance(values, Mapping) else values
 
 
 class SamplingParams(Config):
@@ -35,8 +41,25 @@ class SamplingParams(Config):
     """Sample only among the most likely codes that together have this probability, above 0 and
     up to 1 (Holtzman et al. 2020)."""
     guidance: Schedule = 1.0
-    """Scale of classifier-free guidance (Ho & Salimans 2022), in 0..100: 1 follows the label as
-    trained, above 1 more strongly, 0 ignores it. Any value but 1 doubles the computation."""
+    """Scale of classifier-free guidance (Ho & Salimans 2022), in 0..100: 1 follows the label and
+    the conditions as trained, above 1 more strongly, 0 ignores them. Any value but 1 doubles the
+    computation."""
+    condition_guidance: Annotated[
+        tuple[tuple[str, Schedule], ...], BeforeValidator(_pairs), PlainSerializer(dict)
+    ] = ()
+    """Scale of guidance of single conditions by name, in 0..100, where `label` is the class label:
+    above 1, samples follow this condition more strongly, given the others. Each computes one more
+    row, and adds to `guidance`."""
+
+    @field_validator("condition_guidance")
+    @classmethod
+    def _check_scales(
+        cls, pairs: tuple[tuple[str, Schedule], ...]
+    ) -> tuple[tuple[str, Schedule], ...]:
+        """Check that every number is in 0..100."""
+        for _, value in pairs:
+            _check_range(value, lambda x: 0 <= x <= 100, "0..100")
+        return pairs
 
     @field_validator("temperature", "guidance")
     @classmethod
@@ -52,13 +75,24 @@ class SamplingParams(Config):
 
     @property
     def guided(self) -> bool:
-        """Return whether the guidance is other than 1."""
-        return self.guidance != 1  # a schedule never equals it
+        """Return whether some guidance is other than 1."""
+        return bool(self.guidance_scales)
+
+    @property
+    def guidance_scales(self) -> tuple[tuple[str | None, Schedule], ...]:
+        """Return the condition and the scale of each unconditional row; None: all conditions."""
+        scales = ((None, self.guidance), *self.condition_guidance)
+        return tuple(pair for pair in scales if pair[1] != 1)  # a schedule never equals it
+
+    def guidance_of(self, condition: str | None) -> Schedule:
+        """Return the scale of guidance of one condition; None: of all conditions."""
+        return self.guidance if condition is None else dict(self.condition_guidance)[condition]
 
     @property
     def has_schedule(self) -> bool:
         """Return whether a parameter depends on the position of a code."""
-        return any(isinstance(x, tuple) for x in (self.temperature, self.top_p, self.guidance))
+        scales = (scale for _, scale in self.guidance_scales)
+        return any(isinstance(x, tuple) for x in (self.temperature, self.top_p, *scales))
 
     def at_position(self, position: int, code_length: int) -> SamplingParams:
         """Return the parameters at one position, with a number in place of each schedule.
@@ -88,12 +122,15 @@ def _check_range(value: Schedule, is_valid: Callable[[float], bool], expected: s
 @lru_cache(maxsize=4096)  # all rows of a batch ask for the same ones
 def _interpolate(params: SamplingParams, share: float) -> SamplingParams:
     """Return the parameters at a fraction, 0..1, of the sequence."""
-    values = {
-        name: float(np.interp(share * (len(value) - 1), range(len(value)), value))
-        for name, value in params
-        if isinstance(value, tuple)
-    }
-    return params.model_copy(update=values)
+
+    def at(value: Schedule) -> float:
+        if not isinstance(value, tuple):
+            return value
+        return float(np.interp(share * (len(value) - 1), range(len(value)), value))
+
+    values = {name: at(getattr(params, name)) for name in ("temperature", "top_p", "guidance")}
+    scales = tuple((name, at(scale)) for name, scale in params.condition_guidance)
+    return params.model_copy(update=values | {"condition_guidance": scales})
 
 
 class RowSamplingParams(ctypes.Structure):
@@ -105,25 +142,48 @@ class RowSamplingParams(ctypes.Structure):
         ("guidance", ctypes.c_double),
         ("top_k", ctypes.c_int64),
         ("unconditional_slot", ctypes.c_int64),
+        ("next_slot", ctypes.c_int64),
     )
     temperature: float
     """Divisor of the logits; 0 takes the most likely code."""
     top_p: float
     """Probability of the codes to sample among."""
     guidance: float
-    """Scale of classifier-free guidance; 1 follows the label as trained."""
+    """Of an unconditional row, the scale of moving away from it."""
     top_k: int
     """Number of codes to sample among; 0: all codes."""
     unconditional_slot: int
-    """Slot of the unconditional row of classifier-free guidance. `IS_UNCONDITIONAL`: this is
+    """Slot of the first unconditional row of classifier-free guidance. `IS_UNCONDITIONAL`: this is
     such a row, and gets the code of the guided one. `NO_UNCONDITIONAL`: no guidance."""
+    next_slot: int
+    """Of an unconditional row, the slot of the next one of the same row, or `NO_UNCONDITIONAL`."""
 
     @classmethod
-    def of(cls, params: SamplingParams, unconditional_slot: int) -> RowSamplingParams:
+    def of(cls, params: SamplingParams, guidance: float = 1.0) -> RowSamplingParams:
         """Build the parameters of a row at one position; see `SamplingParams.at_position`."""
         return cls(
-            params.temperature, params.top_p, params.guidance, params.top_k or 0, unconditional_slot
+            params.temperature,
+            params.top_p,
+            guidance,
+            params.top_k or 0,
+            NO_UNCONDITIONAL,
+            NO_UNCONDITIONAL,
         )
+
+
+def link_rows(params: ctypes.Array[RowSamplingParams], slots: Sequence[int]) -> None:
+    """Write which unconditional rows belong to a row.
+
+    Args:
+        params: parameters of all rows.
+        slots: slot of the row, and those of its unconditional rows.
+    """
+    row, *unconditional = slots
+    params[row].unconditional_slot = unconditional[0] if unconditional else NO_UNCONDITIONAL
+    following = NO_UNCONDITIONAL
+    for slot in reversed(unconditional):
+        params[slot].unconditional_slot, params[slot].next_slot = IS_UNCONDITIONAL, following
+        following = slot
 
 
 def apply_guidance(with_label: Tensor, without_label: Tensor, scale: float) -> Tensor:
@@ -202,19 +262,20 @@ def sample_code_by_row(
         # Not -inf, of which guidance takes the difference.
         logits = logits.masked_fill(impossible, torch.finfo(logits.dtype).min)
     groups = _group_rows(bytes(memoryview(params)[: len(logits)]), logits.device)
-    if len(groups) == 1 and groups[0].unconditional_slots is None:
+    if len(groups) == 1 and not groups[0].unconditional:
         return groups[0].sample(logits, noise)
     sampled = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     for group in groups:
-        scores = logits[group.slots]
-        if group.unconditional_slots is not None:
-            scores = apply_guidance(
-                scores, logits[group.unconditional_slots], group.params.guidance
-            )
+        with_conditions = scores = logits[group.slots]
+        for number, (slots, scale) in enumerate(group.unconditional):
+            if number == 0:
+                scores = apply_guidance(with_conditions, logits[slots], scale)
+            else:
+                scores = scores + (scale - 1) * (with_conditions - logits[slots])
         codes = group.sample(scores, noise[group.slots])
         sampled[group.slots] = codes
-        if group.unconditional_slots is not None:
-            sampled[group.unconditional_slots] = codes
+        for slots, _ in group.unconditional:
+            sampled[slots] = codes
     return sampled
 
 
@@ -226,8 +287,8 @@ class _ParamGroup:
     """Sampling parameters of these rows."""
     slots: Tensor
     """Slots of these rows, int64 [n]."""
-    unconditional_slots: Tensor | None
-    """Slots of the unconditional rows of classifier-free guidance, int64 [n]; None: no guidance."""
+    unconditional: list[tuple[Tensor, float]]
+    """Slots of unconditional rows, int64 [n], and the scale of moving away from them."""
 
     def sample(self, logits: Tensor, noise: Tensor) -> Tensor:
         """Sample one code for each row of the group."""
@@ -241,28 +302,23 @@ class _ParamGroup:
 def _group_rows(settings: bytes, device: torch.device) -> tuple[_ParamGroup, ...]:
     """Group rows by sampling parameters, from the bytes of their `RowSamplingParams`."""
     count = len(settings) // ctypes.sizeof(RowSamplingParams)
-    members: dict[tuple[float, ...], list[int]] = {}
-    row_params = (RowSamplingParams * count).from_buffer_copy(settings)
-    for slot, row in enumerate(row_params):
-        if row.unconditional_slot != IS_UNCONDITIONAL:
-            guided = row.unconditional_slot != NO_UNCONDITIONAL
-            key = (row.temperature, row.top_k, row.top_p, row.guidance, guided)
-            members.setdefault(key, []).append(slot)
+    members: dict[tuple[object, ...], list[list[int]]] = {}
+    params = (RowSamplingParams * count).from_buffer_copy(settings)
+    for slot, row in enumerate(params):
+        if row.unconditional_slot == IS_UNCONDITIONAL:
+            continue
+        slots, following = [slot], row.unconditional_slot
+        while following != NO_UNCONDITIONAL:
+            slots.append(following)
+            following = params[following].next_slot
+        scales = tuple(params[one].guidance for one in slots[1:])
+        members.setdefault((row.temperature, row.top_k, row.top_p, scales), []).append(slots)
     groups = []
-    for slots in members.values():
-        unconditional = [
-            row_params[slot].unconditional_slot
-            for slot in slots
-            if row_params[slot].unconditional_slot != NO_UNCONDITIONAL
-        ]
+    for rows in members.values():
+        slots, *others = torch.tensor(rows, dtype=torch.int64, device=device).T.contiguous()
+        guidance = [params[slot].guidance for slot in rows[0][1:]]
         groups.append(
-            _ParamGroup(
-                row_params[slots[0]],
-                torch.tensor(slots, dtype=torch.int64, device=device),
-                torch.tensor(unconditional, dtype=torch.int64, device=device)
-                if unconditional
-                else None,
-            )
+            _ParamGroup(params[rows[0][0]], slots, list(zip(others, guidance, strict=True)))
         )
     return tuple(groups)
 

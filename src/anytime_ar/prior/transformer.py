@@ -1,8 +1,8 @@
 """The prior (paper section 3.3): a decoder-only Transformer over ordered codes.
 
-`p(codes) = prod_i p(code_i | code_1..code_{i-1}, label)`. The input at position 0 is the label (or
-"no label"). The input at a later position is the code before it and, if configured, the label as
-well.
+`p(codes) = prod_i p(code_i | code_1..code_{i-1}, label, conditions)`. The input at position 0 is
+the label (or "no label"). The input at a later position is the code before it and, if configured,
+the label as well. Conditions are added to the label, or are tokens that all positions attend to.
 
 Code j has another meaning at every position. So each pair of position and code has an embedding of
 its own, which also gives its logit (tied embeddings). The configuration can let neighbouring
@@ -13,8 +13,10 @@ largest one, if they differ), `R` rows of all tables, `E` width, `T` positions o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from types import MappingProxyType
 from typing import Self
 
 import torch
@@ -23,93 +25,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anytime_ar.codes import Vocabulary, as_vocabulary, vocabulary_sizes
+from anytime_ar.conditions import Condition, Conditions, hidden_conditions
 from anytime_ar.config import Config
 from anytime_ar.errors import InputError
+from anytime_ar.prior.block import Block, Dropout
 from anytime_ar.prior.causal import cross_entropy_of_codes
+from anytime_ar.prior.condition_encoder import ConditionEncoder, VectorEncoder
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _CODEBOOK_FEATURE_SCALE = 0.75
 """Scale of the codebook features that describe the length and the direction of a vector."""
-_FUSED_FROM = 256
-"""Number of positions from which on fused attention is faster on CPUs."""
-
-
-class Dropout(nn.Module):
-    """Dropout that takes 16 random bits per element on CPUs.
-
-    A probability is exact within 1/65,536. PyTorch takes one random number per element and, on CPUs
-    not made by Intel, one after the other. That took a fifth of a training step of a prior of 3
-    layers and width 96.
-
-    Args:
-        p: probability of zeroing an element, in [0, 1).
-    """
-
-    def __init__(self, p: float) -> None:
-        """Set the probability of zeroing."""
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero elements at random while training, and scale the others to preserve the mean."""
-        if not self.training or x.device.type != "cpu":
-            return F.dropout(x, self.p, self.training)
-        if self.p == 0:
-            return x
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device="cpu")
-        bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
-        kept = (bits >= round(self.p * 2**16) - 2**15).to(x.dtype)
-        return x * kept.div_(1 - self.p)
-
-
-class Block(nn.Module):
-    """A pre-norm block of attention and feed-forward network.
-
-    Args:
-        config: sizes of the Transformer.
-    """
-
-    def __init__(self, config: PriorConfig) -> None:
-        """Build the layers of the block."""
-        super().__init__()
-        width, hidden = config.width, int(config.width * config.mlp_ratio)
-        self.heads = config.heads
-        self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.norm2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
-        self.dropout = Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply causal attention and the feed-forward network: [B, T, E] -> [B, T, E]."""
-        # three of [B, heads, T, E / heads]
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = _causal_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.dropout(self.out(attended))
-        return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)))))
-
-
-def _causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Compute attention of each position to itself and those before it.
-
-    Args:
-        q: queries, float [B, heads, T, head_width].
-        k: keys, of the same shape.
-        v: values, of the same shape.
-
-    Returns:
-        float [B, heads, T, head_width].
-    """
-    if q.device.type != "cpu" or q.shape[2] >= _FUSED_FROM:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    # On CPUs the gradient of the fused kernel is slow for short sequences: forward and backward of
-    # 8,192 positions in bfloat16 took 203 ms with it and 24 ms in these steps at T = 35, 183 and
-    # 177 ms at T = 256, and 202 and 316 ms at T = 384.
-    scores = q @ k.mT * q.shape[-1] ** -0.5  # [B, heads, T, T]
-    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(diagonal=1)
-    return scores.masked_fill(later, -torch.inf).softmax(-1).to(v.dtype) @ v
 
 
 @dataclass(frozen=True)
@@ -131,7 +56,8 @@ class Prior(nn.Module):
         config: sizes of the Transformer.
         code_length: L.
         vocabulary: V, one number for all positions, or one for each.
-        label_count: number of classes; 0 for an unconditional prior.
+        label_count: number of classes; 0 for a prior without labels.
+        conditions: what it is conditioned on beside the label, by name.
 
     Raises:
         InputError: positions of different vocabularies share an embedding table, or have codebook
@@ -147,11 +73,16 @@ class Prior(nn.Module):
 
     @default_torch_modes(grad=True, keep_device=True)
     def __init__(
-        self, config: PriorConfig, code_length: int, vocabulary: Vocabulary, label_count: int = 0
+        self,
+        config: PriorConfig,
+        code_length: int,
+        vocabulary: Vocabulary,
+        label_count: int = 0,
+        conditions: Mapping[str, Condition] = MappingProxyType({}),
     ) -> None:
         """Build the embeddings and blocks, and initialise them."""
         super().__init__()
-        self.config = config
+        self.config, self.conditions = config, conditions
         self.code_length, self.label_count = code_length, label_count
         self.vocabulary = as_vocabulary(vocabulary, code_length)
         width = config.width
@@ -188,6 +119,7 @@ class Prior(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
+        self.condition_encoder = ConditionEncoder(conditions, config) if conditions else None
         self.dropout = Dropout(config.dropout)
         self.apply(self._initialize)
         if config.positions_per_table > 1:
@@ -244,6 +176,15 @@ class Prior(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
+    def standardize_conditions(self, conditions: Conditions) -> None:
+        """Take mean and deviation of conditions that are vectors from the training split."""
+        assert self.condition_encoder is not None
+        for name, encoder in zip(
+            self.condition_encoder.names, self.condition_encoder.encoders, strict=True
+        ):
+            if isinstance(encoder, VectorEncoder):
+                encoder.standardize(conditions[name])
+
     @property
     def label_dropout(self) -> float:
         """Return the share of training sequences without their label."""
@@ -259,12 +200,15 @@ class Prior(nn.Module):
         """Return the device of the weights."""
         return self.code_embedding.weight.device
 
-    def forward(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, codes: Tensor, labels: Tensor | None = None, conditions: Conditions | None = None
+    ) -> Tensor:
         """Compute the logits of every code given those before it.
 
         Args:
             codes: int64 [B, T], 1 <= T <= L; the last one has no effect.
             labels: int64 [B] in 0..label_count (`no_label`); None: no label.
+            conditions: B rows for each condition; None: none is given.
 
         Returns:
             float [B, T, V]; [:, i] are the logits of code i, and depend on codes < i only. Those
@@ -278,20 +222,29 @@ class Prior(nn.Module):
             raise InputError(f"{length} codes exceed code length {self.code_length}; pass fewer")
         if labels is None:
             labels = torch.full((batch,), self.no_label, device=self.label_embedding.weight.device)
-        first = self.label_embedding(labels)[:, None]  # [B, 1, E]
+        first, memory = self.label_embedding(labels), None  # first: [B, E]
+        everywhere = (
+            None if self.added_label_embedding is None else self.added_label_embedding(labels)
+        )
+        if self.condition_encoder is not None:
+            added, memory = self.condition_encoder(
+                hidden_conditions(self.conditions, batch, self.device)
+                if conditions is None
+                else conditions
+            )
+            if everywhere is None:
+                first = first + added
+            else:
+                everywhere = everywhere + added
         rows = codes[:, :-1] + self.first_row[: length - 1]
         rest = self._with_codebook_features(self.code_embedding(rows), self.codebook_features[rows])
         rest = (
             rest if self.embedding_projection is None else self.embedding_projection(rest)
         )  # [B, T - 1, E]
-        x = torch.cat([first, rest], dim=1) + self.position_embedding[:length]
-        x = self.dropout(
-            x
-            if self.added_label_embedding is None
-            else x + self.added_label_embedding(labels)[:, None]
-        )
+        x = torch.cat([first[:, None], rest], dim=1) + self.position_embedding[:length]
+        x = self.dropout(x if everywhere is None else x + everywhere[:, None])
         for block in self.blocks:
-            x = block(x)
+            x = block(x, memory)
         x = self.norm(x)
         x = x if self.embedding_projection is None else x @ self.embedding_projection.weight
         entries = self._with_codebook_features(self.code_embedding.weight, self.codebook_features)
@@ -323,17 +276,20 @@ class Prior(nn.Module):
         bias = self.output_bias.flatten()[run.rows].unflatten(0, shape)[tables]
         return torch.einsum("bte,tve->btv", x[:, positions], table) + bias
 
-    def nll(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+    def nll(
+        self, codes: Tensor, labels: Tensor | None = None, conditions: Conditions | None = None
+    ) -> Tensor:
         """Compute the negative log-likelihood of each code given those before it, in nats.
 
         Args:
             codes: int64 [B, T], 1 <= T <= L.
             labels: see `forward`.
+            conditions: see `forward`.
 
         Returns:
             float32 [B, T].
         """
-        return cross_entropy_of_codes(self(codes, labels), codes)
+        return cross_entropy_of_codes(self(codes, labels, conditions), codes)
 
     def full_embeddings(self) -> Tensor:
         """Return the rows of the embedding tables at full width: float [R, E].
@@ -411,10 +367,16 @@ class PriorConfig(Config):
     """Number of fixed features of each code, beside learned ones, that describe its codebook
     vector. Training computes them from the autoencoder. Needs `embedding_width`."""
     condition_every_position: bool = False
-    """Add the label to the input of every position instead of the first one only. In a long
-    sequence, attention is slow to learn to look back at it."""
+    """Add label, attributes and vectors to the input of every position instead of the first one
+    only. In a long sequence, attention is slow to learn to look back at it."""
+    token_layers: int = Field(1, ge=0)
+    """Number of blocks that encode the tokens of a condition, such as a text."""
     label_dropout: float = Field(0.1, ge=0, lt=1)
-    """Fraction of training samples whose label is hidden, for classifier-free guidance."""
+    """Fraction of training samples whose label and conditions are all hidden, for classifier-free
+    guidance."""
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    """Fraction of training samples in which a condition is hidden while the others are not,
+    independently for each, so that it can be left out and guided by itself."""
 
     @model_validator(mode="after")
     def _codebook_features_need_projection(self) -> Self:

@@ -7,7 +7,7 @@ shows progress.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
@@ -224,14 +224,19 @@ def split_microbatches(batch: tuple[Any, ...], num_microbatches: int) -> Iterato
     """Split a batch into equal microbatches; values that are not tensors are the same in each.
 
     Args:
-        batch: tensors [B, ...] and other values.
+        batch: tensors [B, ...], dictionaries of such tensors, and other values.
         num_microbatches: number of microbatches; B is a multiple of it.
 
     Yields:
         A microbatch, with the same fields as the batch.
     """
-    pieces = [
-        one.chunk(num_microbatches) if isinstance(one, Tensor) else (one,) * num_microbatches
-        for one in batch
-    ]
-    yield from zip(*pieces, strict=True)
+
+    def split(one: Any) -> Sequence[Any]:
+        if isinstance(one, Tensor):
+            return one.chunk(num_microbatches)
+        if isinstance(one, dict):
+            pieces = {name: split(value) for name, value in one.items()}
+            return [{name: pieces[name][i] for name in one} for i in range(num_microbatches)]
+        return (one,) * num_microbatches
+
+    yield from zip(*map(split, batch), strict=True)

@@ -6,13 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from numpy.typing import NDArray
+from torch import Tensor
+
 from anytime_ar.config import check_int, to_python
 from anytime_ar.errors import InputError
 from anytime_ar.prior import SamplingParams
 from anytime_ar.sampling.budget import Budget, CancelFlag
 from anytime_ar.sampling.loop import PreviewPolicy
-from anytime_ar.sampling.plan import Label
+from anytime_ar.sampling.plan import Label, Scorer
 
+CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
+"""Codes int64 [B, k], as a tensor, an array or nested sequences."""
 Schedule = float | Sequence[float]
 """A number for all codes, or numbers at equal distances from the first code to the last, with
 linear interpolation between them."""
@@ -45,6 +50,9 @@ class SampleKwargs(BudgetKwargs, total=False):
     label: Label | Sequence[Label] | None
     """One class for all samples or n classes, by index or name; None: random classes at the
     frequencies of the training split."""
+    conditions: Mapping[str, Any] | None
+    """Values of the model's other conditions by name, one for all samples or a list of n values: a
+    class, a vector, a text or codes. What is left out is not given."""
     seed: int | None
     """Random seed, 0..2**64-1; None: a fresh one. Sample i of a seed is the same for every n, and
     its codes are a prefix for every budget."""
@@ -60,7 +68,21 @@ class SampleKwargs(BudgetKwargs, total=False):
     top_p: Schedule
     """Probability, (0, 1]: sample from the most likely codebook entries that together hold it."""
     guidance: Schedule
-    """Scale of classifier-free guidance: above 1, samples follow the label more strongly."""
+    """Scale of classifier-free guidance: above 1, samples follow the label and the conditions more
+    strongly."""
+    condition_guidance: Mapping[str, Schedule]
+    """Scale of guidance of single conditions by name, given the others; `label` is the label."""
+    fixed_codes: CodesLike | Sequence[int] | None
+    """Codes that are given rather than drawn: integers [n, k], or [k] for all samples, with k <= L.
+    -1 marks codes to draw, as are all from k on. The others keep their random numbers."""
+    candidates: int
+    """Number of beginnings that are drawn of each sample, 1..64 (default 1); the best of them is
+    continued, within the same budget."""
+    candidate_codes: int | None
+    """Number of codes of a beginning, 1..L; None: a quarter of L. No sample has fewer codes."""
+    candidate_scorer: Scorer | None
+    """Scores beginnings, from their codes int64 [B, m] and previews float32 [B, *sample_shape] to
+    [B], higher for better ones. None: by their probability under the prior, without guidance."""
 
 
 _SAMPLING_PARAM_NAMES = tuple(SamplingParams.model_fields)

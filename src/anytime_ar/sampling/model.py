@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -39,7 +40,8 @@ from anytime_ar.codes import (
     check_codes,
     largest_vocabulary,
 )
-from anytime_ar.config import format_validation_error
+from anytime_ar.conditions import Condition, Conditions, encode_conditions
+from anytime_ar.config import check_int, format_validation_error
 from anytime_ar.errors import InputError
 from anytime_ar.kernel.autotune import Autotuner
 from anytime_ar.legacy import warn_renamed
@@ -61,6 +63,7 @@ from anytime_ar.runtime.tensors import WeightVersions, check_weights
 from anytime_ar.runtime.torch_modes import default_torch_modes
 from anytime_ar.samples import as_samples, check_samples
 from anytime_ar.sampling.arguments import (
+    CodesLike,
     SampleKwargs,
     Schedule,
     budget_from,
@@ -71,15 +74,12 @@ from anytime_ar.sampling.arguments import (
 from anytime_ar.sampling.batch import MAX_ROWS
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.cost_model import CostModel
-from anytime_ar.sampling.plan import Label, Plan, label_indices
+from anytime_ar.sampling.plan import Label, Plan, default_candidate_codes, label_indices
 from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
 from anytime_ar.sampling.sampler import Sampler
 
 if TYPE_CHECKING:
     from anytime_ar.media.processor import MediaProcessor
-
-CodesLike = Tensor | NDArray[Any] | Sequence[Sequence[int]]
-"""Codes int64 [B, k], as a tensor, an array or nested sequences."""
 
 MAX_LOGITS = 2**25
 """Number of logits that `nll` holds in memory at a time, at most."""
@@ -156,7 +156,8 @@ class AnytimeModel:
             tokenizer: maps between samples and codes.
             prior: generates the codes of the tokenizer; None: the model encodes and decodes only.
             name: name of the model.
-            sample_rate: sampling rate of audio in Hz; None for images.
+            sample_rate: sampling rate of audio in Hz; None for images and series, or for that of
+                the tokenizer.
             labels: names of the classes of the prior, by label; None without labels.
             label_frequencies: share of each class among random labels; None: all equal.
             sampling_params: default temperature, top-k, top-p and guidance.
@@ -173,6 +174,8 @@ class AnytimeModel:
                 f"the prior is a {type(prior).__name__}; pass a Prior, or an object of a class "
                 "derived from anytime_ar.CausalPrior, such as HuggingFacePrior"
             )
+        if sample_rate is None:
+            sample_rate = getattr(tokenizer, "sample_rate", None)
         names = None if labels is None else tuple(map(str, labels))
         if names is not None and label_frequencies is None:
             label_frequencies = [1 / len(names)] * len(names)
@@ -183,6 +186,7 @@ class AnytimeModel:
                 sample_rate=sample_rate,
                 labels=names,
                 label_frequencies=label_frequencies and tuple(label_frequencies),
+                conditions={} if prior is None else dict(prior.conditions),
             )
             card = Card(
                 name=name,
@@ -239,12 +243,12 @@ class AnytimeModel:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
+        """Shape of one sample: (C, H, W) of images, (C, T) of audio and series."""
         return self.bundle.autoencoder.sample_shape
 
     @property
     def sample_rate(self) -> int | None:
-        """Sampling rate of audio in Hz; None for images."""
+        """Sampling rate of audio in Hz; None for images and series."""
         return self.bundle.card.data.sample_rate
 
     @cached_property
@@ -253,12 +257,28 @@ class AnytimeModel:
         from anytime_ar.media.processor import processor_for
 
         data = self.bundle.card.data
-        return processor_for(self.sample_shape, data.sample_rate, data.normalize)
+        return processor_for(
+            self.sample_shape,
+            data.sample_rate,
+            data.normalize,
+            data.channel_ranges,
+            data.channel_names,
+        )
 
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes, by label; None for an unconditional model."""
         return self.bundle.card.data.labels
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """What samples can be conditioned on beside the label, by name."""
+        return self.bundle.card.data.conditions
+
+    def slots_per_sample(self, params: SamplingParams) -> int:
+        """Return the rows of a batch that a sample takes: one more for each guidance."""
+        conditional = self.labels is not None or bool(self.conditions)
+        return 1 + (len(params.guidance_scales) if conditional else 0)
 
     @property
     def can_sample(self) -> bool:
@@ -316,12 +336,19 @@ class AnytimeModel:
         return torch.cat([self._decode(part.to(self.device)) for part in _chunks(codes)])
 
     @default_torch_modes()
-    def nll(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
+    def nll(
+        self,
+        codes: CodesLike,
+        *,
+        label: Label | Sequence[Label] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+    ) -> Tensor:
         """Return the negative log-likelihood of each code, given the codes before it.
 
         Args:
             codes: int64 [B, k].
             label: one class for all samples or B classes, by index or name; None: no label.
+            conditions: values of conditions by name, one for all samples or B values.
 
         Returns:
             float32 [B, k] on the CPU, -ln p in nats.
@@ -337,13 +364,17 @@ class AnytimeModel:
         labels = None
         if label is not None:
             labels = label_indices(self.bundle.card, label, len(codes)).to(self.device)
+        given = encode_conditions(self.conditions, conditions or {}, len(codes))
         rows = max(1, MAX_LOGITS // (codes.shape[1] * largest_vocabulary(self.vocabulary)))
         costs = []
         for start in range(0, len(codes), rows):
             end_if_exiting()
             part = slice(start, start + rows)
-            asked = None if labels is None else labels[part]
-            costs.append(self.prior.nll(codes[part].to(self.device), asked).cpu())
+            here: list[Any] = [codes[part].to(self.device)]
+            here.append(None if labels is None else labels[part])
+            if given:
+                here.append({name: rows[part].to(self.device) for name, rows in given.items()})
+            costs.append(self.prior.nll(*here).cpu())
         return torch.cat(costs)
 
     def nats(self, codes: CodesLike, *, label: Label | Sequence[Label] | None = None) -> Tensor:
@@ -435,6 +466,131 @@ class AnytimeModel:
         policy = preview_policy_from(previews, previews_per_s, self.code_length)
         return self.sampler.run(plan, budget, started_at=begin, previews=policy)
 
+    def vary(
+        self,
+        x: Tensor | CodesLike | Preview | SamplingState,
+        *,
+        keep: int,
+        n: int = 1,
+        **options: Unpack[SampleKwargs],
+    ) -> SampleResult:
+        """Generate variations of samples: keep their first codes and draw the others anew.
+
+        Codes go from coarse to fine, so the more are kept, the closer a variation is. `keep=0` is a
+        fresh sample of the same label. `keep=L` returns the codes of `x`.
+
+        Args:
+            x: B samples to vary: float [B, *sample_shape] in [-1, 1], their codes int64 [B, k], or
+                what `generate`, `stream` or `load_state` returned.
+            keep: number of codes to keep, 0..k.
+            n: number of variations of each sample.
+            options: as for `sample`, without `fixed_codes`. `label` is one class, or one for each
+                of the B samples; by default it is that of `x`, or for samples and codes without a
+                label the likeliest one, see `likeliest_labels`. Sampling parameters of an earlier
+                result are those of its variations.
+
+        Returns:
+            B * n samples, first the n variations of the first sample.
+
+        Raises:
+            InputError: as for `sample`, or `x` or `keep` does not fit the model.
+            TypeError: as for `sample`.
+        """
+        begin = self.sampler.clock()
+        plan, budget = self.plan_variation(x, keep=keep, n=n, **options)
+        return self.sampler.run_to_end(plan, budget, started_at=begin)
+
+    @default_torch_modes()
+    def plan_variation(
+        self,
+        x: Tensor | CodesLike | Preview | SamplingState,
+        *,
+        keep: int,
+        n: int = 1,
+        **options: Unpack[SampleKwargs],
+    ) -> tuple[Plan, Budget]:
+        """Check the arguments of `vary`, and return the plan of the codes and the budget.
+
+        Args:
+            x: see `vary`.
+            keep: see `vary`.
+            n: see `vary`.
+            options: see `vary`.
+
+        Raises:
+            InputError: as for `vary`.
+            TypeError: as for `vary`.
+        """
+        check_option_names(options, SampleKwargs)
+        keep, n = check_int("keep", keep), check_int("n", n)
+        if n < 1:
+            raise InputError(f"cannot draw {n} variations; pass n >= 1")
+        if options.get("fixed_codes") is not None:
+            raise InputError(
+                "vary fixes the first `keep` codes; call sample with fixed_codes to fix others"
+            )
+        state = x.state if isinstance(x, Preview) else x
+        labels: Tensor | None = None
+        conditions: Conditions | None = None
+        if isinstance(state, SamplingState):
+            plan = state.plan_for(self)
+            codes, labels, conditions = state.codes, plan.labels, plan.conditions
+            options = {**plan.sampling_params.model_dump(), **options}  # type: ignore[typeddict-item]
+        else:
+            codes = self._codes_of(state)
+        if not 0 <= keep <= codes.shape[1]:
+            raise InputError(
+                f"keep={keep} is outside 0..{codes.shape[1]}, the codes of the sample; pass a "
+                "number in that range"
+            )
+        label = options.get("label")
+        if label is not None:
+            labels = label_indices(self.bundle.card, label, len(codes))
+        elif labels is None and self.labels is not None:
+            labels = self.likeliest_labels(codes)
+        if labels is not None:
+            options["label"] = labels.repeat_interleave(n).tolist()
+        if conditions is not None and options.get("conditions") is None:
+            options["conditions"] = {
+                name: [self.conditions[name].decode(row) for row in rows.repeat_interleave(n, 0)]
+                for name, rows in conditions.items()
+            }
+        if options.get("candidates", 1) != 1 and options.get("candidate_codes") is None:
+            beginning = keep + default_candidate_codes(self.code_length)
+            options["candidate_codes"] = min(beginning, self.code_length)
+        if keep:
+            options["fixed_codes"] = codes[:, :keep].repeat_interleave(n, 0)
+        return self.plan(len(codes) * n, **options)
+
+    def _codes_of(self, x: Any) -> Tensor:
+        """Return the codes of samples, or codes as they are after a check: int64 [B, k]."""
+        values = x if isinstance(x, Tensor | np.ndarray) else np.asarray(x)
+        floating = (
+            values.is_floating_point() if isinstance(values, Tensor) else (values.dtype.kind == "f")
+        )
+        codes = self.encode(values) if floating else as_codes(x)
+        check_codes(codes, code_length=self.code_length, vocabulary=self.vocabulary)
+        if not len(codes):
+            raise InputError("there is no sample to vary; pass at least one")
+        return codes
+
+    def likeliest_labels(self, codes: CodesLike) -> Tensor:
+        """Return the label under which the prior gives the codes of each sample most probability.
+
+        Args:
+            codes: int64 [B, k].
+
+        Returns:
+            int64 [B] on the CPU.
+
+        Raises:
+            InputError: the model has no prior or no labels, or the codes do not fit it.
+        """
+        if self.labels is None:
+            raise InputError(f"model {self.bundle.card.name!r} has no labels")
+        nll = [self.nll(codes, label=label).double().sum(1) for label in range(len(self.labels))]
+        return torch.stack(nll).argmin(0)
+
     @default_torch_modes()
     def load_state(self, path: Path | str) -> SamplingState:
         """Load a state that `SamplingState.save` wrote, in order to refine it.
@@ -501,6 +657,12 @@ class AnytimeModel:
             seed=options.get("seed"),
             label=options.get("label"),
             sampling_params=sampling_params_from(options, self.bundle.card.sampling_params),
+            fixed_codes=options.get("fixed_codes"),
+            conditions=options.get("conditions"),
+            candidates=options.get("candidates", 1),
+            candidate_codes=options.get("candidate_codes"),
+            candidate_scorer=options.get("candidate_scorer"),
+            vocabulary=self.sampler.decoder.vocabulary,
         )
         return plan, budget_from(options)
 

@@ -38,14 +38,17 @@ from anytime_ar.sampling.arguments import (
 from anytime_ar.sampling.batch import MAX_ROWS, DecodeBatch
 from anytime_ar.sampling.budget import Budget
 from anytime_ar.sampling.loop import StopReason
-from anytime_ar.sampling.plan import Plan, uniform_noise
+from anytime_ar.sampling.plan import Plan, resolve_fixed_codes, uniform_noise
 
 if TYPE_CHECKING:
+    from anytime_ar.sampling.model import AnytimeModel
     from anytime_ar.sampling.sampler import Sampler
 
-STATE_FORMAT_VERSION = 2
-"""Version of the file format of states."""
+STATE_FORMAT_VERSION = 3
+"""Version of the file format of states. States without fixed codes are written as version 2."""
 _METADATA_KEY = "anytime_ar_state"
+_CONDITION = "condition."
+"""Prefix of the names of conditions among the tensors of a state."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +87,7 @@ class Preview:
         )
 
     def _repr_png_(self) -> bytes | None:
-        return image_grid_png(self.data)
+        return image_grid_png(self.data, self.state._sampler.model.sample_rate)
 
     def _repr_html_(self) -> str | None:
         return audio_players_html(self.data, self.state._sampler.model.sample_rate)
@@ -146,6 +149,20 @@ class SamplingState:
     def codes_drawn(self) -> int:
         """Number of codes per sample so far, k."""
         return self.codes.shape[1]
+
+    def plan_for(self, model: AnytimeModel) -> Plan:
+        """Return the plan of the samples, for a model that is to vary them.
+
+        Raises:
+            InputError: another model drew them.
+        """
+        own = self._sampler.model
+        if own is not model and own.fingerprint != model.fingerprint:
+            raise InputError(
+                f"these samples are of another model, {self._sampler.model_name!r}; vary them with "
+                "it, or pass their data"
+            )
+        return self._plan
 
     def take_batch(self) -> tuple[DecodeBatch, list[int]] | None:
         """Return the batch that drew the codes and its row IDs at the first call, None later.
@@ -225,8 +242,12 @@ class SamplingState:
         tensors = {"codes": self.codes.cpu()}
         if self._plan.labels is not None:
             tensors["labels"] = self._plan.labels
+        if self._plan.fixed_codes is not None:
+            tensors["fixed_codes"] = self._plan.fixed_codes.contiguous()
+        for name, rows in (self._plan.conditions or {}).items():
+            tensors[_CONDITION + name] = rows.contiguous()
         header = _StateHeader(
-            format_version=STATE_FORMAT_VERSION,
+            format_version=2 if tensors.keys() <= {"codes", "labels"} else STATE_FORMAT_VERSION,
             sha256=_sha256(tensors),
             model=self._sampler.model_name,
             fingerprint=self._sampler.fingerprint(),
@@ -260,11 +281,21 @@ class SamplingState:
         codes, length = tensors["codes"], sampler.decoder.code_length
         check_codes(codes, code_length=length, vocabulary=sampler.decoder.vocabulary)
         _check_rows(path, codes, tensors.get("labels"), sampler.decoder.no_label)
+        fixed = resolve_fixed_codes(
+            tensors.get("fixed_codes"), len(codes), length, sampler.decoder.vocabulary
+        )
+        _check_fixed_codes(path, codes, fixed)
         noise = uniform_noise(
             header.seed, range(header.first, header.first + len(codes)), 1 + length
         )
         plan = Plan(
-            header.seed, header.first, tensors.get("labels"), header.sampling_params, noise[:, 1:]
+            header.seed,
+            header.first,
+            tensors.get("labels"),
+            header.sampling_params,
+            noise[:, 1:],
+            fixed,
+            _conditions(path, tensors, sampler) or None,
         )
         return cls(sampler, plan, codes)
 
@@ -275,7 +306,7 @@ class _StateHeader(Config):
     format_version: int
     """Version of the file format, `STATE_FORMAT_VERSION`."""
     sha256: str
-    """SHA-256 of codes and labels, because safetensors does not notice a flipped bit."""
+    """SHA-256 of all tensors, because safetensors does not notice a flipped bit."""
     model: str
     """Name of the model, for messages only."""
     fingerprint: str
@@ -301,7 +332,8 @@ def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
         raise InputError(f"{path} does not exist; {hint}") from error
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no saved state, or is cut short; {hint}") from error
-    if text is None or not {"codes"} <= tensors.keys() <= {"codes", "labels"}:
+    own = {name for name in tensors if not name.startswith(_CONDITION)}
+    if text is None or not {"codes"} <= own <= {"codes", "labels", "fixed_codes"}:
         raise InputError(f"{path} is no saved state; {hint}")
     try:
         values: Any = json.loads(text)
@@ -309,7 +341,7 @@ def _read_state(path: Path) -> tuple[_StateHeader, dict[str, Tensor]]:
         raise InputError(f"{path} is no saved state: its header is no JSON; {hint}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no saved state: its header is no object; {hint}")
-    if values.get("format_version") not in (1, STATE_FORMAT_VERSION):
+    if values.get("format_version") not in (1, 2, STATE_FORMAT_VERSION):
         raise InputError(
             f"{path} has state format version {values.get('format_version')!r}, and this "
             f"anytime-ar reads {STATE_FORMAT_VERSION}; read it with the version that wrote it"
@@ -333,6 +365,41 @@ def _check_rows(path: Path | str, codes: Tensor, labels: Tensor | None, no_label
         raise InputError(
             f"{path} has labels that are not int64 [{len(codes)}] in 0..{no_label - 1}; write it "
             "again with `anytime sample --save-state`"
+        )
+
+
+def _conditions(
+    path: Path | str, tensors: dict[str, Tensor], sampler: Sampler
+) -> dict[str, Tensor]:
+    """Return the conditions of a state.
+
+    Raises:
+        InputError: they are not those of the model.
+    """
+    known = sampler.decoder.conditions
+    stored = {
+        name.removeprefix(_CONDITION): rows
+        for name, rows in tensors.items()
+        if name.startswith(_CONDITION)
+    }
+    n = len(tensors["codes"])
+    if stored.keys() != known.keys() or not all(
+        len(rows) == n and known[name].is_valid(rows) for name, rows in stored.items()
+    ):
+        raise InputError(
+            f"{path} has conditions that are not those of the model "
+            f"({', '.join(known) or 'none'}); write it again with `anytime sample --save-state`"
+        )
+    return stored
+
+
+def _check_fixed_codes(path: Path | str, codes: Tensor, fixed_codes: Tensor | None) -> None:
+    """Raise an error for fixed codes, int64 [n, L], that the codes of a state contradict."""
+    given = codes if fixed_codes is None else fixed_codes[:, : codes.shape[1]]
+    if not torch.equal(given.where(given >= 0, codes), codes):
+        raise InputError(
+            f"{path} contradicts itself: its codes are not those that it fixes; write it again "
+            "with `anytime sample --save-state`"
         )
 
 

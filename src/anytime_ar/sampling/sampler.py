@@ -19,12 +19,13 @@ from anytime_ar.bundle.curve import Curve
 from anytime_ar.errors import InputError, plural
 from anytime_ar.kernel import load_kernel
 from anytime_ar.prior import NativePriorDecoder, PriorDecoder
+from anytime_ar.runtime.process_exit import end_if_exiting
 from anytime_ar.runtime.torch_modes import default_torch_modes, yield_under_default_modes
 from anytime_ar.sampling.batch import MAX_ROWS, DecodeBatch
 from anytime_ar.sampling.budget import Budget, ResolvedBudget
 from anytime_ar.sampling.cost_model import CostModel, CostModelStore, LatencyTracker
 from anytime_ar.sampling.loop import NO_PREVIEWS, PreviewPolicy, decode_loop
-from anytime_ar.sampling.plan import Plan
+from anytime_ar.sampling.plan import Candidates, Plan
 from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Sampler:
             if turn == 1:  # the first call includes the set-up
                 cost_model = CostModel()
             begin = self.clock()
-            for _ in self._run(make_plan(), limit, begin, NO_PREVIEWS, cost_model, None):
+            for _ in self._run(make_plan(), limit, begin, NO_PREVIEWS, cost_model, None, None):
                 pass
         return cost_model
 
@@ -155,19 +156,27 @@ class Sampler:
                 the deadline is too short.
         """
         self._check_rows(plan)
-        limit = self.resolve_budget(budget)
+        limit = self._resolve_limit(plan, budget)
         costs = CostModel()
+        codes = self.leading_codes(plan, limit.max_codes) if state is None else state.codes
         if budget.deadline_s is not None:
-            costs = self._cost_model(plan)
+            usual = replace(plan, fixed_codes=None, candidates=None)
+            costs = self._cost_model(usual)
             if not costs.is_warm:
-                self.warm_up(lambda: plan)
+                self.warm_up(lambda: usual)
                 started_at = self.clock()
             limit = replace(limit, deadline_at=started_at + budget.deadline_s)
             drawn = 0 if state is None else state.codes_drawn
+            if plan.candidates is not None:  # each further beginning counts as so many codes
+                drawn -= (plan.candidates.count - 1) * plan.candidates.codes
             self.check_deadline(
                 budget.deadline_s, max(0, limit.min_codes - drawn), costs, len(plan)
             )
-        return self._run(plan, limit, started_at, previews, costs, state)
+            if state is None and codes is not None:
+                # A prefill cannot stop in time; steps can.
+                fits = costs.min_latency_s(codes.shape[1]) <= budget.deadline_s
+                codes = codes if fits else None
+        return self._run(plan, limit, started_at, previews, costs, codes, state)
 
     def run_to_end(
         self,
@@ -212,17 +221,39 @@ class Sampler:
     def _sample_codes_chunk(self, plan: Plan, budget: Budget) -> Tensor:
         """Draw the codes of one chunk, whose memory is free when this returns."""
         self._check_rows(plan)
-        batch, rows = self._create_batch(plan, None)
+        limit = self._resolve_limit(plan, budget)
+        codes = self.leading_codes(plan, limit.max_codes)
+        batch, rows = self._create_batch(plan, codes)
         for _ in decode_loop(
             batch,
-            0,
-            self.resolve_budget(budget),
+            batch.codes_drawn(rows[0]),
+            limit,
             previews=NO_PREVIEWS,
             clock=self.clock,
             timer=LatencyTracker(CostModel()),
         ):
             pass
         return batch.codes(rows)
+
+    def leading_codes(self, plan: Plan, limit: int) -> Tensor | None:
+        """Return the first codes of a plan that are given and that one pass computes.
+
+        Args:
+            plan: samples to draw.
+            limit: largest number of codes to return.
+
+        Returns:
+            int64 [n, k] with 1 <= k <= limit; None: the decoder steps over given codes.
+        """
+        if plan.candidates is not None or not self.decoder.one_pass_prefill:
+            return None
+        return plan.leading_codes(limit)
+
+    def _resolve_limit(self, plan: Plan, budget: Budget) -> ResolvedBudget:
+        """Convert a budget as `resolve_budget` does, with at least the codes of a beginning."""
+        limit = self.resolve_budget(budget)
+        least = check_beginning_fits(plan, limit.max_codes)
+        return replace(limit, min_codes=max(limit.min_codes, least))
 
     def _check_rows(self, plan: Plan) -> None:
         """Raise an error if a plan has more samples than are drawn at once."""
@@ -272,15 +303,17 @@ class Sampler:
         started_at: float,
         previews: PreviewPolicy,
         cost_model: CostModel,
+        codes: Tensor | None,
         state: SamplingState | None,
     ) -> Iterator[Preview]:
         tracker = LatencyTracker(cost_model)
-        batch, rows = (state and state.take_batch()) or self._create_batch(
-            plan, None if state is None else state.codes
-        )
-        drawn = 0 if state is None else state.codes_drawn
+        batch, rows = (state and state.take_batch()) or self._create_batch(plan, codes)
+        drawn = batch.codes_drawn(rows[0])
+        prefilled = state is None and drawn > 0
+        plan = plan.without_candidates()
         decoded_count, data = 0, torch.empty(0, dtype=torch.float32, device=self.decoder.device)
-        tracker.record_setup(self.clock() - started_at)
+        if not prefilled:  # that is no part of usual times
+            tracker.record_setup(self.clock() - started_at)
         for count, stop in decode_loop(
             batch, drawn, budget, previews=previews, clock=self.clock, timer=tracker
         ):
@@ -305,8 +338,72 @@ class Sampler:
                 tracker.record_decode(taken_s)
 
     def _create_batch(self, plan: Plan, codes: Tensor | None) -> tuple[DecodeBatch, list[int]]:
+        """Return a batch with the rows of a plan, and their IDs.
+
+        Args:
+            plan: samples to draw; the best of their candidates is chosen.
+            codes: codes so far, int64 [n, k]; None: none.
+        """
         batch = DecodeBatch(self.decoder, plan.num_slots)
-        return batch, batch.add(plan.noise, plan.labels, plan.sampling_params, codes)
+        if plan.candidates is not None:
+            return batch, self._choose_beginnings(plan, plan.candidates, batch)
+        rows = batch.add(
+            plan.noise,
+            plan.labels,
+            plan.sampling_params,
+            codes,
+            plan.fixed_codes,
+            plan.conditions,
+        )
+        return batch, rows
+
+    def _choose_beginnings(
+        self, plan: Plan, candidates: Candidates, batch: DecodeBatch
+    ) -> list[int]:
+        """Draw all beginnings of a plan, and return the IDs of the rows that are continued."""
+        scorer, several = candidates.scorer, plan.beginnings()
+        rows = batch.add(
+            several.noise,
+            several.labels,
+            several.sampling_params,
+            None,
+            several.fixed_codes,
+            several.conditions,
+            scored=scorer is None,
+        )
+        for _ in range(candidates.codes):
+            end_if_exiting()
+            batch.step()
+        if scorer is None:
+            scores = batch.log_probabilities(rows)
+        else:
+            codes = batch.codes(rows)
+            scores = torch.as_tensor(scorer(codes, self.decode(codes)))
+            if scores.shape != (len(rows),) or not scores.isfinite().all():
+                raise InputError(
+                    f"candidate_scorer returned a tensor of shape {list(scores.shape)}; return "
+                    f"one finite number for each beginning, [{len(rows)}]"
+                )
+        return batch.keep_best(rows, scores, candidates.count)
+
+
+def check_beginning_fits(plan: Plan, max_codes: int) -> int:
+    """Return the codes of a beginning that candidates are chosen by; 0 without candidates.
+
+    Args:
+        plan: samples to draw.
+        max_codes: largest number of codes that the budget allows.
+
+    Raises:
+        InputError: the budget allows fewer codes.
+    """
+    codes = 0 if plan.candidates is None else plan.candidates.codes
+    if codes > max_codes:
+        raise InputError(
+            f"candidates have beginnings of {codes} codes, and the budget allows {max_codes}; "
+            "raise it, or lower candidate_codes"
+        )
+    return codes
 
 
 def decoder_key(decoder: PriorDecoder[Any]) -> str:

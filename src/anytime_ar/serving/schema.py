@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from anytime_ar.config import Config
+from anytime_ar.sampling.plan import MAX_CANDIDATES
 from anytime_ar.serving.engine.jobs import StopReason
 
-SampleFormat = Literal["png", "webp", "wav", "npy"]
+SampleFormat = Literal["png", "webp", "wav", "npy", "csv"]
 MEDIA_TYPES: dict[str, str] = {
     "png": "image/png",
     "webp": "image/webp",
     "wav": "audio/wav",
     "npy": "application/x-npy",
+    "csv": "text/csv",
 }
 """Media type of each sample format."""
 MAX_SAMPLES = 1024
@@ -30,6 +40,9 @@ ScheduleField = (
         Field(min_length=1, max_length=64),
     ]
 )
+ConditionName = Annotated[str, Field(max_length=200)]
+MAX_CONDITIONS = 256
+"""Maximum conditions of a request."""
 Label = StrictInt | Annotated[StrictStr, Field(max_length=200)]
 ID_PATTERN = r"^[A-Za-z0-9_-]{8,64}$"
 SampleId = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -67,7 +80,8 @@ class ResponseOptions(RequestBody):
     """Form of the response: format, streaming and codes."""
 
     format: SampleFormat | None = None
-    """File format of each sample. The default is png for images and wav for audio."""
+    """File format of each sample. The default is png for images, wav for audio and npy for series.
+    csv and npy have the units of the series, and png is a line plot."""
     stream: bool = False
     """Respond with server-sent events: any number of `preview`, then one `done` or `error`."""
     previews_per_s: float | None = Field(None, gt=0, le=1000, allow_inf_nan=False)
@@ -75,6 +89,27 @@ class ResponseOptions(RequestBody):
     server sends fewer."""
     with_codes: bool | None = None
     """Include the codes of each sample in the response. By default they are left out."""
+
+
+class VaryParams(RequestBody):
+    """Sample whose first codes are kept. Exactly one of `id` and `sample` is given."""
+
+    id: SampleId | None = None
+    """Id of earlier samples, within their session."""
+    index: Annotated[StrictInt, Field(ge=0, lt=MAX_SAMPLES)] = 0
+    """Index of the sample among those with the id."""
+    sample: str | None = None
+    """Sample as a file in base64, as for /v1/encode. Its class is `label`, or else the one under
+    which the prior finds its codes most likely."""
+    keep: Annotated[StrictInt, Field(ge=0)]
+    """Number of codes to keep, from 0 up to all that the sample has."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        """Check that there is one sample to vary."""
+        if (self.id is None) == (self.sample is None):
+            raise ValueError("pass either id or sample")
+        return self
 
 
 class SampleRequest(BudgetParams, ResponseOptions):
@@ -89,6 +124,11 @@ class SampleRequest(BudgetParams, ResponseOptions):
     label: Label | Annotated[tuple[Label, ...], Field(max_length=MAX_SAMPLES)] | None = None
     """Class of all samples, or one class for each, by name or index. By default classes are sampled
     with their frequency in the training data."""
+    conditions: Annotated[
+        dict[ConditionName, JsonValue] | None, Field(max_length=MAX_CONDITIONS)
+    ] = None
+    """Values of the model's other conditions by name: a class, a list of numbers, a text or codes;
+    one for all samples, or a list with one for each. What is left out is not given."""
     seed: Annotated[StrictInt, Field(ge=0, lt=2**64)] | None = None
     """Seed of the random numbers. Equal seeds give equal samples under any load. By default the
     server chooses a fresh seed."""
@@ -104,11 +144,41 @@ class SampleRequest(BudgetParams, ResponseOptions):
     """Nucleus sampling, above 0 and up to 1: sample from the fewest most likely codes whose
     probabilities add up to it. A number or a schedule."""
     guidance: ScheduleField | None = None
-    """Scale of classifier-free guidance, 0 to 100. 1 follows the label as trained, more than 1
-    follows it more strongly, and 0 ignores it. Any value except 1 doubles the cost. A number or a
-    schedule."""
+    """Scale of classifier-free guidance, 0 to 100. 1 follows label and conditions as trained, more
+    than 1 follows them more strongly, and 0 ignores them. Any value except 1 doubles the cost. A
+    number or a schedule."""
+    condition_guidance: Annotated[
+        dict[ConditionName, ScheduleField] | None, Field(max_length=MAX_CONDITIONS)
+    ] = None
+    """Scale of guidance of single conditions by name, given the others, where `label` is the class.
+    Each value except 1 costs one more batch row for each sample."""
+    fixed_codes: (
+        Annotated[
+            tuple[Annotated[tuple[StrictInt, ...], Field(min_length=1)], ...],
+            Field(min_length=1, max_length=MAX_SAMPLES),
+        ]
+        | None
+    ) = None
+    """Codes that are given rather than drawn: one list for all samples, or one for each. -1 marks
+    codes to draw, as are all after the end of a list."""
+    candidates: Annotated[StrictInt, Field(ge=1, le=MAX_CANDIDATES)] = 1
+    """Number of beginnings that are drawn of each sample. The one that the prior finds likeliest is
+    continued. Each takes a batch row."""
+    candidate_codes: Codes | None = None
+    """Number of codes of a beginning, which every sample gets. The default is a quarter of the code
+    length."""
+    vary: VaryParams | None = None
+    """Sample to vary: its first codes are kept, and the others drawn. By default nothing is kept.
+    Sampling parameters that are not given are those of the earlier samples."""
     id: SampleId | None = None
     """Id by which to stop or refine the samples. By default the server chooses one."""
+
+    @model_validator(mode="after")
+    def _check_one_source(self) -> Self:
+        """Check that codes are not fixed twice."""
+        if self.vary is not None and self.fixed_codes is not None:
+            raise ValueError("vary fixes codes itself; omit fixed_codes")
+        return self
 
 
 class RefineRequest(BudgetParams, ResponseOptions):
@@ -134,7 +204,7 @@ class EncodeRequest(RequestBody):
     """Name of the model. The default is the server's first model."""
     samples: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
     """Samples as files in base64: images as png, webp or jpeg, audio as wav, or either as npy with
-    float32 in [-1, 1]."""
+    float32 in [-1, 1]; series in their own units as csv or as npy with float32."""
 
 
 class DecodeRequest(RequestBody):
@@ -150,7 +220,8 @@ class DecodeRequest(RequestBody):
     ]
     """Codes of each sample, coarse to fine. All samples have the same number of codes."""
     format: SampleFormat | None = None
-    """File format of each sample. The default is png for images and wav for audio."""
+    """File format of each sample. The default is png for images, wav for audio and npy for series.
+    csv and npy have the units of the series, and png is a line plot."""
 
 
 class ResponseBody(BaseModel):
@@ -208,6 +279,8 @@ class SampleResponse(PreviewResponse):
     """Index of the first sample within the seed."""
     labels: list[str] | None
     """Class name of each sample. null if the model has no labels."""
+    conditions: list[dict[str, JsonValue]] | None = None
+    """Conditions that each sample was given, by name. null if the model has no conditions."""
     stop_reason: StopReason
     """Reason why sampling stopped. `complete`: the samples have all requested codes. `deadline`: no
     time was left. `load`: other requests needed the slots. `cancelled`: the client stopped it.
@@ -260,15 +333,32 @@ class CurvePointInfo(ResponseBody):
     server has measured its costs."""
 
 
+class ConditionInfo(ResponseBody):
+    """Kind and values of one condition."""
+
+    kind: Literal["class", "vector", "text", "codes"]
+    """Kind of the values: a class by name or index, a list of numbers, a text, or codes."""
+    names: list[str] | None
+    """Names of the classes. null for other kinds."""
+    width: int | None
+    """Numbers of a vector. null for other kinds."""
+    max_tokens: int | None
+    """Maximum words of a text, or codes. null for other kinds."""
+    vocabulary: int | None
+    """Number of words that the model knows, or of values of a code. null for other kinds."""
+    words: list[str] | None
+    """Some of the words that the model knows. null for other kinds."""
+
+
 class ModelInfo(ResponseBody):
     """Shapes, labels, formats and curve of one model."""
 
     name: str
     """Name by which to request the model."""
     sample_shape: list[int]
-    """Shape of one sample: [C, H, W] for images, [1, T] for audio."""
+    """Shape of one sample: [C, H, W] for images, [C, T] for audio and series."""
     sample_rate: int | None
-    """Sample rate of audio in Hz. null for images."""
+    """Sample rate of audio in Hz. null for images and series."""
     code_length: int
     """Number of codes of a whole sample."""
     vocabulary: int | list[int]
@@ -276,6 +366,8 @@ class ModelInfo(ResponseBody):
     differ."""
     labels: list[str] | None
     """Names of the classes. null if the model has no labels."""
+    conditions: dict[str, ConditionInfo]
+    """What samples can be conditioned on beside the label, by name."""
     formats: list[str]
     """File formats that samples can be requested in, the default first."""
     slots: int

@@ -15,6 +15,7 @@ from torch import nn
 from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.format import attach_codebook
 from anytime_ar.codes import random_codes
+from anytime_ar.conditions import hidden_conditions
 from anytime_ar.data import DataSplits
 from anytime_ar.prior import CausalPrior, Prior
 from anytime_ar.runtime.distributed import DistributedContext
@@ -156,7 +157,8 @@ class RunTimer:
         codes = random_codes(prior.vocabulary, shape, generator)
         labels = torch.zeros(len(codes), dtype=torch.int64) if prior.label_count else None
         first_size = round(options.batch_size / options.prefix_fractions[0])
-        batches = timing_batches(options, codes, labels, self._microbatch_size(first_size))
+        given = hidden_conditions(prior.conditions, len(codes), codes.device) or None
+        batches = timing_batches(options, codes, labels, given, self._microbatch_size(first_size))
         objective = PriorObjective(prior, options.code_noise)
         step_s = self._time_step(objective, batches, options.optimizer, options.ema_decay)
         return StageTime("prior", options.steps - self._steps_done("prior"), step_s)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from anytime_ar.autoencoder.networks import AudioDecoder, AudioEncoder, ImageDecoder, ImageEncoder
-from anytime_ar.prior.transformer import Block
+from anytime_ar.prior.block import Block
 from anytime_ar.training.checkpoint import StateDict
 
 if TYPE_CHECKING:

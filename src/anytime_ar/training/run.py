@@ -426,11 +426,23 @@ def build_card(config: TrainConfig, data: DataSplits, tokenizer: Tokenizer | Non
             f"decoder_gan is for images, and the samples of {config.data.name} are none; drop it"
         )
     names = data.label_names if config.conditional else None
-    if config.sampling_params.guided and names is None:
+    if data.conditions and isinstance(config.prior, PartConfig):
         raise InputError(
-            f"sampling_params.guidance is {config.sampling_params.guidance}, and the model will "
-            "have no labels; drop it, or train with labels"
+            f"data.conditions has {', '.join(data.conditions)}, which the prior "
+            f"{config.prior.kind} does not take; drop them, or prior.kind"
         )
+    data_card = DataCard(
+        name=config.data.name,
+        sample_shape=data.sample_shape,
+        sample_rate=data.sample_rate,
+        normalize=None if data.sample_rate is None else config.data.audio.normalize,
+        channel_ranges=data.channel_ranges,
+        channel_names=data.channel_names,
+        labels=names,
+        label_frequencies=None if names is None else _label_frequencies(data, len(names)),
+        conditions={} if config.prior is None else dict(data.conditions),
+    )
+    data_card.check_guidance(config.sampling_params)
     if tokenizer is None:
         autoencoder = config.autoencoder.resolve(data.sample_shape)
         tokenizer_card: Config = autoencoder
@@ -449,14 +461,7 @@ def build_card(config: TrainConfig, data: DataSplits, tokenizer: Tokenizer | Non
         prior = prior.model_copy(update={"config": settings})
     return Card(
         name=config.name,
-        data=DataCard(
-            name=config.data.name,
-            sample_shape=data.sample_shape,
-            sample_rate=data.sample_rate,
-            normalize=None if data.sample_rate is None else config.data.audio.normalize,
-            labels=names,
-            label_frequencies=None if names is None else _label_frequencies(data, len(names)),
-        ),
+        data=data_card,
         autoencoder=tokenizer_card,
         prior=prior,
         sampling_params=config.sampling_params,

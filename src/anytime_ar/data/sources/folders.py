@@ -6,19 +6,23 @@ import errno
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from anytime_ar.data.conditions import ConditionColumn
 from anytime_ar.data.config import FolderLayout
 from anytime_ar.data.rows import DataSource, InMemoryRows, Modality, Row, SplitRows
 from anytime_ar.data.sources import canonical_split
+from anytime_ar.data.sources.metadata import METADATA_NAMES, add_metadata
 from anytime_ar.errors import DataError
 from anytime_ar.media.formats import READABLE_AUDIO_SUFFIXES, READABLE_IMAGE_SUFFIXES
 
 
-def folder_source(root: Path, layout: FolderLayout) -> DataSource:
+def folder_source(
+    root: Path, layout: FolderLayout, conditions: Mapping[str, ConditionColumn] | None = None
+) -> DataSource:
     """Read `root/class/*`, `root/{train,test,...}/class/*`, or either without class folders.
 
     Folders inside a class folder belong to that class. A split other than `train` may have no class
@@ -27,6 +31,7 @@ def folder_source(root: Path, layout: FolderLayout) -> DataSource:
     Args:
         root: the folder.
         layout: whether the sub-folders are splits or classes; `auto` decides by their names.
+        conditions: columns of the metadata beside the files, by the name of their condition.
 
     Raises:
         DataError: there are no samples, or both images and audio; files lie beside class folders;
@@ -46,7 +51,7 @@ def folder_source(root: Path, layout: FolderLayout) -> DataSource:
     splits = _split_folders(tree, layout, notes)
     by_class = {name: _paths_by_class(folder, layout, notes) for name, folder in splits.items()}
     classes = sorted(name for name in by_class["train"] if name is not None)
-    rows: dict[str, SplitRows] = {}
+    rows: dict[str, list[Row]] = {}
     for split, paths_of in by_class.items():
         _check_classes(paths_of, classes, splits["train"].path)
         pairs = [(path, name) for name, paths in paths_of.items() for path in paths]
@@ -54,21 +59,22 @@ def folder_source(root: Path, layout: FolderLayout) -> DataSource:
             raise DataError(
                 f"{splits[split].path}: no samples in this split; add some, or move it elsewhere"
             )
-        rows[split] = InMemoryRows(
-            [
-                Row(i, path, None if name is None else classes.index(name), str(path))
-                for i, (path, name) in enumerate(pairs)
-            ]
-        )
+        rows[split] = [
+            Row(i, path, None if name is None else classes.index(name), str(path))
+            for i, (path, name) in enumerate(pairs)
+        ]
+    stored = add_metadata(rows, root, conditions) if conditions else None
     if left_out:
         notes.append(
             f"left out {left_out.total()} files that are no samples: {format_counts(left_out)}"
         )
+    opened: dict[str, SplitRows] = {name: InMemoryRows(listed) for name, listed in rows.items()}
     return DataSource(
-        rows,
+        opened,
         tuple(classes) or None,
         _modality(path for folder in splits.values() for path in folder.sample_paths()),
-        tuple(notes),
+        notes=tuple(notes),
+        conditions=stored,
     )
 
 
@@ -298,7 +304,7 @@ def _scan(path: Path, skipped: Counter[str], ancestors: tuple[tuple[int, int], .
         # A broken link to a file is reported like any sample that does not decode.
         elif is_sample(child) and kind in ("nothing", "file"):
             found.files.append(child)
-        elif not hidden:
+        elif not hidden and entry.name not in METADATA_NAMES:
             skipped[suffix or "no suffix"] += 1
     return found
 

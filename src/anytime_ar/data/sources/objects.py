@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.labels import LabelEncoder, distinct_values
-from anytime_ar.data.rows import DataSource, Row, mixed_labels_error
+from anytime_ar.data.rows import DataSource, Row, StoredConditions, mixed_labels_error
 from anytime_ar.data.sources import canonical_split
 from anytime_ar.data.sources.hub import dataset_source
 from anytime_ar.errors import DataError
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class MapDataset(Protocol):
-    """A data set such as `torch.utils.data.Dataset`: its items are samples, or (sample, label)."""
+    """A data set such as `torch.utils.data.Dataset`.
+
+    Its items are samples, (sample, label), or (sample, label, conditions by name).
+    """
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -33,8 +36,12 @@ class MapDataset(Protocol):
 
 
 Array: TypeAlias = "Tensor | NDArray[Any]"
-Samples: TypeAlias = "Array | tuple[Array, Any] | MapDataset | datasets.Dataset"
-"""Samples of one split: all at once, with their labels if it is a pair, or a data set of them."""
+Samples: TypeAlias = (
+    "Array | tuple[Array, Any] | tuple[Array, Any, Mapping[str, Any]] | MapDataset"
+    " | datasets.Dataset"
+)
+"""Samples of one split: all at once, with labels, with labels and conditions, or a data set of
+them. Labels are None where there are only conditions."""
 
 
 def object_source(config: DataConfig, splits: Mapping[str, Any]) -> DataSource:
@@ -54,7 +61,9 @@ def object_source(config: DataConfig, splits: Mapping[str, Any]) -> DataSource:
         split = canonical_split(name)
         if split is None or split in opened:
             raise DataError(f"data has a split {name!r}; name them train, validation and test")
-        opened[split] = _ObjectRows(given, f"{config.name} {split}", labelled=config.labels)
+        opened[split] = _ObjectRows(
+            given, f"{config.name} {split}", labelled=config.labels, conditions=[*config.conditions]
+        )
     if "train" not in opened:
         raise DataError(f"data has the splits {', '.join(splits) or 'none'}; pass one as train")
     stored = (label for rows in opened.values() for label in rows.labels())
@@ -67,7 +76,14 @@ def object_source(config: DataConfig, splits: Mapping[str, Any]) -> DataSource:
     for rows in opened.values():
         rows.classes = classes
     label_names = None if classes is None else classes.names
-    return DataSource({**opened}, label_names, modality="tensor")
+    names = [*config.conditions]
+    conditions = StoredConditions(
+        lambda i: (value for rows in opened.values() for value in rows.condition_values(names[i])),
+        {},
+    )
+    return DataSource(
+        {**opened}, label_names, modality="tensor", conditions=conditions if names else None
+    )
 
 
 class _ObjectRows:
@@ -77,6 +93,7 @@ class _ObjectRows:
         given: samples, (samples, labels), or a map-style data set.
         name: name of set and split, for messages.
         labelled: whether labels are read.
+        conditions: names of the conditions to read.
 
     Raises:
         DataError: it is something else, or there are not as many labels as samples.
@@ -85,9 +102,16 @@ class _ObjectRows:
     classes: LabelEncoder | None = None
     """Classes of the labels; None: there are none."""
 
-    def __init__(self, given: Any, name: str, *, labelled: bool) -> None:
+    def __init__(
+        self, given: Any, name: str, *, labelled: bool, conditions: Sequence[str] = ()
+    ) -> None:
         """Check that samples and labels have a length."""
         self._labels, self._name, self._labelled = None, name, labelled
+        self._condition_names = conditions
+        self._conditions: Mapping[str, Any] | None = None
+        if isinstance(given, tuple | list) and len(given) == 3 and isinstance(given[2], Mapping):
+            *given, self._conditions = given
+            given = given[0] if given[1] is None else tuple(given)
         if isinstance(given, tuple | list) and len(given) == 2:
             given, labels = given
             self._labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
@@ -113,6 +137,14 @@ class _ObjectRows:
                 f"{name} has {len(given)} samples and {len(self._labels)} labels; pass one for "
                 "each sample"
             )
+        if self._conditions is not None:
+            for condition in conditions:
+                values = self._conditions.get(condition, ())
+                if len(values) != len(given):
+                    raise DataError(
+                        f"{name} has {len(given)} samples and {len(values)} values of the "
+                        f"condition {condition}; pass one for each sample"
+                    )
 
     @property
     def class_names(self) -> list[str] | None:
@@ -133,7 +165,7 @@ class _ObjectRows:
         """Yield each label as given, with the name of its sample; a data set is read for them."""
         if self._labels is not None:
             yield from ((label, self._origin(i)) for i, label in enumerate(self._labels))
-        elif self._labelled and self._holds_items and self.size and self._item_length == 2:
+        elif self._labelled and self._holds_items and self.size and self._item_length > 1:
             for index in range(self.size):
                 yield self._item(index)[1], self._origin(index)
 
@@ -143,7 +175,34 @@ class _ObjectRows:
             sample, label = self._item(index)
             origin = self._origin(index)
             encoded = None if self.classes is None else self.classes.encode(label, origin)
-            yield Row(index, sample, encoded, origin)
+            yield Row(index, sample, encoded, origin, self._conditions_of(index))
+
+    def condition_values(self, name: str) -> Iterator[tuple[Any, str]]:
+        """Yield each value of a condition as given, with the name of its sample."""
+        place = self._condition_names.index(name)
+        for index in range(self.size):
+            yield self._conditions_of(index)[place], self._origin(index)
+
+    def _conditions_of(self, index: int) -> tuple[Any, ...]:
+        """Return the conditions of a sample as given, in the order of their names.
+
+        Raises:
+            DataError: one is missing.
+        """
+        if not self._condition_names:
+            return ()
+        held: Any = self._conditions
+        if held is not None:
+            return tuple(held[name][index] for name in self._condition_names)
+        parts = self._parts(index)
+        given = parts[2] if len(parts) == 3 else {}
+        missing = [name for name in self._condition_names if name not in given]
+        if missing:
+            raise DataError(
+                f"{self._origin(index)}: has no condition {missing[0]!r}; return (sample, label, "
+                "conditions by name)"
+            )
+        return tuple(given[name] for name in self._condition_names)
 
     @cached_property
     def _item_length(self) -> int:
@@ -155,18 +214,19 @@ class _ObjectRows:
         parts = self._parts(index)
         if self._labelled and self._labels is None and len(parts) != self._item_length:
             names = self._origin(0), self._origin(index)
-            raise mixed_labels_error(*(names if len(parts) == 2 else reversed(names)))
-        label = parts[1] if len(parts) == 2 else None
+            raise mixed_labels_error(*(names if len(parts) > 1 else reversed(names)))
+        label = parts[1] if len(parts) > 1 else None
         return parts[0], label if self._labels is None else self._labels[index]
 
     def _parts(self, index: int) -> tuple[Any, ...]:
-        """Return an item as (sample,) or (sample, label)."""
+        """Return an item as (sample,), (sample, label) or (sample, label, conditions)."""
         with errors_of_user("data set", self._origin(index)):
             item = self._given[index]
-            if not (self._holds_items and isinstance(item, tuple | list) and len(item) == 2):
+            if not (self._holds_items and isinstance(item, tuple | list) and len(item) in (2, 3)):
                 return (item,)
-            sample, label = item
-            return sample, label.item() if isinstance(label, Tensor | np.ndarray) else label
+            sample, label, *rest = item
+            label = label.item() if isinstance(label, Tensor | np.ndarray) else label
+            return sample, label, *rest
 
     def _origin(self, index: int) -> str:
         """Return the name of a sample in messages."""

@@ -427,7 +427,19 @@ def _column(stored: Any, declared: Any) -> Column:
         return Column("numbers", type_name)
     if types.is_string(stored) or types.is_large_string(stored) or types.is_string_view(stored):
         return Column("texts", type_name)
+    if _is_list_of_numbers(stored):
+        return Column("lists", type_name)
     return Column("other", type_name)
+
+
+def _is_list_of_numbers(stored: Any) -> bool:
+    """Return whether an Arrow type holds lists of numbers, or lists of such lists."""
+    from pyarrow import types
+
+    depth = 0
+    while types.is_list(stored) or types.is_large_list(stored) or types.is_fixed_size_list(stored):
+        stored, depth = stored.value_type, depth + 1
+    return depth in (1, 2) and (types.is_integer(stored) or types.is_floating(stored))
 
 
 def _class_names(declared: Any) -> tuple[str, ...]:

@@ -8,9 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from anytime_ar.data.config import DataConfig
 from anytime_ar.data.labels import LabelEncoder, distinct_values, normalize_label
-from anytime_ar.data.rows import DataSource, Modality, Row, SplitRows, mixed_labels_error
+from anytime_ar.data.rows import (
+    DataSource,
+    Modality,
+    Row,
+    SplitRows,
+    StoredConditions,
+    mixed_labels_error,
+)
 from anytime_ar.errors import DataError
 from anytime_ar.media.formats import MediaContent
 
@@ -56,13 +66,19 @@ class TableRows:
         table: the table of a split.
         columns: the columns to read.
         label_encoder: the classes; None to leave labels out.
+        condition_keys: columns of the conditions, in their order.
     """
 
     def __init__(
-        self, table: Table, columns: SelectedColumns, label_encoder: LabelEncoder | None
+        self,
+        table: Table,
+        columns: SelectedColumns,
+        label_encoder: LabelEncoder | None,
+        condition_keys: Sequence[str] = (),
     ) -> None:
         """Store the table; nothing is read yet."""
         self._table = table
+        self._condition_keys = condition_keys
         self._columns = columns
         self._label_encoder = label_encoder
 
@@ -76,20 +92,30 @@ class TableRows:
         if self.size is not None and start >= self.size:
             return
         label_key = None if self._label_encoder is None else self._columns.label
-        keys = [key for key in (self._columns.sample, label_key) if key is not None]
+        channels = self._columns.channels
+        samples_in = channels or (self._columns.sample,)
+        keys = [key for key in (*samples_in, label_key, *self._condition_keys) if key]
+        keys = list(dict.fromkeys(keys))
         index = start
         for batch in self._table.read(keys, start):
             samples = batch[self._columns.sample]
+            if channels:
+                samples = [*zip(*(batch[key] for key in channels), strict=True)]
             labels = [None] * len(samples) if label_key is None else batch[label_key]
-            for sample, label in zip(samples, labels, strict=True):
+            conditions = [()] * len(samples)
+            if self._condition_keys:
+                conditions = [*zip(*(batch[key] for key in self._condition_keys), strict=True)]
+            for sample, label, given in zip(samples, labels, conditions, strict=True):
                 origin = self._table.origin(index)
                 label_class = (
                     None
                     if self._label_encoder is None
                     else self._label_encoder.encode(label, origin)
                 )
-                content, name = _cell_content(sample, origin)
-                yield Row(index, content, label_class, name)
+                content, name = (
+                    (_series(sample, origin), origin) if channels else _cell_content(sample, origin)
+                )
+                yield Row(index, content, label_class, name, given)
                 index += 1
 
     def index_of(self, position: int) -> int:
@@ -110,6 +136,8 @@ def table_source(
     Raises:
         DataError: no column fits, or the labels are no classes.
     """
+    keys = [column.column or name for name, column in config.conditions.items()]
+    stored = _stored_conditions(config, tables, keys)
     columns = select_columns(tables["train"].columns, config, config.name)
     _check_parts([tables["train"], *tables.values()], columns)
     notes = list(notes)
@@ -125,10 +153,42 @@ def table_source(
         values = distinct_values(_stored_labels(tables.values(), columns.label), columns.label)
         classes = LabelEncoder.from_values(values) if values else None
     splits: dict[str, SplitRows] = {
-        split: TableRows(table, columns, classes) for split, table in tables.items()
+        split: TableRows(table, columns, classes, keys) for split, table in tables.items()
     }
     names = None if classes is None else classes.names
-    return DataSource(splits, names, columns.modality, tuple(notes))
+    names_of_channels = columns.channels if len(columns.channels) > 1 else None
+    return DataSource(
+        splits,
+        names,
+        columns.modality,
+        notes=tuple(notes),
+        channel_names=names_of_channels,
+        conditions=stored,
+    )
+
+
+def _stored_conditions(
+    config: DataConfig, tables: Mapping[str, Table], keys: Sequence[str]
+) -> StoredConditions | None:
+    """Return the stored conditions of all splits; None if there are none.
+
+    Raises:
+        DataError: a column is missing.
+    """
+    if not keys:
+        return None
+    declared = {}
+    for name, key in zip(config.conditions, keys, strict=True):
+        for table in tables.values():
+            for part, columns in table.parts():
+                if key not in columns:
+                    raise DataError(
+                        f"{part}: has no column {key!r} for data.conditions.{name}, only "
+                        f"{', '.join(columns)}; set its column"
+                    )
+        if names := tables["train"].columns[key].class_names:
+            declared[name] = names
+    return StoredConditions(lambda i: _stored_labels(tables.values(), keys[i]), declared)
 
 
 def _stored_labels(tables: Iterable[Table], key: str) -> Iterator[tuple[Any, str]]:
@@ -213,6 +273,22 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+def _series(channels: Sequence[Any], origin: str) -> npt.NDArray[np.float64]:
+    """Return the cells of a row as a series [C, T]; one cell may hold all channels.
+
+    Raises:
+        DataError: they hold no numbers, or differ in length.
+    """
+    try:
+        series = np.array(channels, dtype=np.float64)  # missing numbers become NaN
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{origin}: channels are no lists of numbers of one length ({first_line(error)}); set "
+            "data.series_keys to columns of such lists"
+        ) from error
+    return series[0] if len(series) == 1 and series.ndim == 3 else series
+
+
 def _cell_content(value: Any, origin: str) -> tuple[MediaContent, str]:
     """Return the encoded sample in a table cell, and its name in messages.
 
@@ -263,7 +339,7 @@ _COLUMN_SETTINGS = {"image_key": "image", "audio.key": "audio", "label_key": "la
 class Column(NamedTuple):
     """The content of one table column."""
 
-    kind: Literal["image", "audio", "bytes", "classes", "numbers", "texts", "other"]
+    kind: Literal["image", "audio", "bytes", "classes", "numbers", "texts", "lists", "other"]
     """Kind of the values; `bytes` are encoded files, alone or with a path, as plain parquet tools
     write them."""
     type_name: str
@@ -281,6 +357,8 @@ class SelectedColumns(NamedTuple):
     label: str | None
     class_names: tuple[str, ...] | None
     """Names of the classes; None if the label is a plain number or a text."""
+    channels: tuple[str, ...] = ()
+    """Columns that hold the channels of a series, `sample` the first; none for other samples."""
 
 
 def select_columns(table: Mapping[str, Column], config: DataConfig, origin: str) -> SelectedColumns:
@@ -294,17 +372,19 @@ def select_columns(table: Mapping[str, Column], config: DataConfig, origin: str)
     Raises:
         DataError: no column fits, several do, or the configured one is missing or unsuitable.
     """
-    kind, role, sample = _select_sample_column(table, config, origin)
+    channels = _select_series_columns(table, config)
+    kind, role, sample = _select_sample_column(table, config, channels, origin)
     label = None
     if config.labels:
         label = config.label_key or _select_label_column(table, origin)
-    for setting, key in ((role, sample), ("label_key", label)):
+    keys = *((role, key) for key in channels or (sample,)), ("label_key", label)
+    for setting, key in keys:
         if key is not None and key not in table:
             raise DataError(
                 f"{origin}: no column {key!r}; set data.{setting} to one of {', '.join(table)}"
             )
     if label is None:
-        return SelectedColumns(sample, kind, None, None)
+        return SelectedColumns(sample, kind, None, None, channels)
     column = table[label]
     if column.kind not in ("classes", "numbers", "texts"):
         raise DataError(
@@ -312,14 +392,33 @@ def select_columns(table: Mapping[str, Column], config: DataConfig, origin: str)
             "strings; set data.label_key to another column"
         )
     return SelectedColumns(
-        sample, kind, label, column.class_names if column.kind == "classes" else None
+        sample,
+        kind,
+        label,
+        column.class_names if column.kind == "classes" else None,
+        channels,
     )
 
 
+def _select_series_columns(table: Mapping[str, Column], config: DataConfig) -> tuple[str, ...]:
+    """Return the columns of the channels of series; none if the samples are images or audio.
+
+    Lists of integers are series only if `series_keys` names them: codes are such lists too.
+    """
+    others = ("image", "audio", "bytes")
+    if config.series_keys is not None:
+        return config.series_keys
+    if config.audio.key or config.image_key or any(c.kind in others for c in table.values()):
+        return ()
+    return tuple(key for key, c in table.items() if c.kind == "lists" and "int" not in c.type_name)
+
+
 def _select_sample_column(
-    table: Mapping[str, Column], config: DataConfig, origin: str
+    table: Mapping[str, Column], config: DataConfig, channels: tuple[str, ...], origin: str
 ) -> tuple[Modality, str, str]:
     """Return the modality, the setting that names the sample column, and the column."""
+    if channels:
+        return "tensor", "series_keys", channels[0]
     if config.audio.key is not None:
         return "audio", "audio.key", config.audio.key
     if config.image_key is not None:
@@ -337,8 +436,8 @@ def _select_sample_column(
     image = _select_by_name(image_columns, IMAGE_KEYS, "image_key", table, origin)
     if image is None:
         raise DataError(
-            f"{origin}: no image or sound column among {', '.join(table)}; set data.image_key "
-            "or data.audio.key"
+            f"{origin}: no image or sound column among {', '.join(table)}; set data.image_key, "
+            "data.audio.key or data.series_keys"
         )
     return "image", "image_key", image
 

@@ -55,8 +55,8 @@ def snr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
     The ratio is 10 log10 of the energy of the original over the energy of the difference.
 
     Args:
-        x: original clips [B, 1, T].
-        decoded: decoded clips [B, 1, T].
+        x: original clips [B, C, T].
+        decoded: decoded clips [B, C, T].
     """
     return _ratio_db(x.double(), decoded.double() - x.double())
 
@@ -67,13 +67,12 @@ def si_sdr_db(x: Tensor, decoded: Tensor, _: int = 0) -> Tensor:
     Both signals are taken without their mean.
 
     Args:
-        x: original clips [B, 1, T].
-        decoded: decoded clips [B, 1, T].
+        x: original clips [B, C, T].
+        decoded: decoded clips [B, C, T].
     """
     x, decoded = (wave.double() - wave.double().mean(-1, keepdim=True) for wave in (x, decoded))
-    scale = (x * decoded).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True).clamp_min(
-        SILENCE_ENERGY
-    )
+    energy = x.square().sum((1, 2), keepdim=True).clamp_min(SILENCE_ENERGY)
+    scale = (x * decoded).sum((1, 2), keepdim=True) / energy
     return _ratio_db(scale * x, decoded - scale * x)
 
 
@@ -81,8 +80,8 @@ def _ratio_db(signal: Tensor, noise: Tensor) -> Tensor:
     """Return the ratio of two energies in dB, finite also for silence: float64 [B].
 
     Args:
-        signal: float64 [B, 1, T].
-        noise: float64 [B, 1, T].
+        signal: float64 [B, C, T].
+        noise: float64 [B, C, T].
     """
     energies = (
         part.flatten(1).square().sum(1).clamp_min(SILENCE_ENERGY) for part in (signal, noise)
@@ -94,20 +93,20 @@ def log_mel_distance(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
     """Return the mean absolute difference of the log-mel spectra in dB, [B].
 
     Args:
-        x: original clips [B, 1, T].
-        decoded: decoded clips [B, 1, T].
+        x: original clips [B, C, T].
+        decoded: decoded clips [B, C, T].
         sample_rate: sampling rate in Hz.
     """
     difference = log_mel_spectrogram(x, sample_rate) - log_mel_spectrogram(decoded, sample_rate)
-    return difference.abs().mean((1, 2))
+    return difference.abs().mean((1, 2)).unflatten(0, x.shape[:2]).mean(1)
 
 
 def stoi_score(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
-    """Return the STOI, in about 0..1: float [B]. Silent clips score 0.
+    """Return the STOI, in about 0..1: float [B], means over channels. Silence scores 0.
 
     Args:
-        x: original clips [B, 1, T].
-        decoded: decoded clips [B, 1, T].
+        x: original clips [B, C, T].
+        decoded: decoded clips [B, C, T].
         sample_rate: sampling rate in Hz.
     """
     from pystoi import stoi
@@ -115,7 +114,7 @@ def stoi_score(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
     times = math.ceil(MIN_STOI_SECONDS * sample_rate / x.shape[-1])
     found = []
     for original, other in zip(
-        x[:, 0].double().numpy(), decoded[:, 0].double().numpy(), strict=True
+        x.flatten(0, 1).double().numpy(), decoded.flatten(0, 1).double().numpy(), strict=True
     ):
         if np.square(original).sum() < SILENCE_ENERGY:
             found.append(0.0)
@@ -123,19 +122,21 @@ def stoi_score(x: Tensor, decoded: Tensor, sample_rate: int) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # too few segments: STOI returns 1e-5
             found.append(float(stoi(np.tile(original, times), np.tile(other, times), sample_rate)))
-    return torch.tensor(found)
+    return torch.tensor(found).unflatten(0, x.shape[:2]).mean(1)
 
 
+_SNR = Metric("snr", "SNR dB", 2, snr_db)
 METRICS_BY_NDIM: dict[int, tuple[Metric, ...]] = {
     2: (
-        Metric("snr", "SNR dB", 2, snr_db),
+        _SNR,
         Metric("si_sdr", "SI-SDR dB", 2, si_sdr_db),
         Metric("stft", "STFT", 3, lambda x, made, _: multi_resolution_stft_distance(x, made)),
         Metric("mel", "mel dB", 2, log_mel_distance),
         Metric("stoi", "STOI", 3, stoi_score),
     )
 }
-"""Metrics by the number of dimensions of a sample; images have none yet."""
+"""Metrics by the number of dimensions of a sample; images have none yet. Series, which have no
+sample rate, have the signal-to-noise ratio alone."""
 ALL_METRICS = tuple(measure for some in METRICS_BY_NDIM.values() for measure in some)
 """Metrics of all kinds of samples, in the order of tables."""
 
@@ -148,8 +149,10 @@ def metrics_in(points: Sequence[QualityPoint]) -> list[MetricFormat]:
     return [*known, *(MetricFormat(name, name, 4) for name in found if name not in names)]
 
 
-def metrics_for(sample_shape: tuple[int, ...]) -> tuple[Metric, ...]:
-    """Return the metrics of samples of a shape."""
+def metrics_for(sample_shape: tuple[int, ...], sample_rate: int | None) -> tuple[Metric, ...]:
+    """Return the metrics of samples of a shape; those of audio need a sample rate in Hz."""
+    if len(sample_shape) == 2 and sample_rate is None:
+        return (_SNR,)
     return METRICS_BY_NDIM.get(len(sample_shape), ())
 
 
@@ -158,12 +161,9 @@ class MetricAccumulator:
 
     Args:
         sample_shape: shape of one sample.
-        sample_rate: sampling rate of audio in Hz; None for images.
+        sample_rate: sampling rate of audio in Hz; None for images and series.
         logits: maps a batch of samples to logits of the classifier; None: no label accuracy.
         metrics: further metrics, beside those of `metrics_for`.
-
-    Raises:
-        InputError: the metrics of such samples require a sample rate.
     """
 
     def __init__(
@@ -174,9 +174,7 @@ class MetricAccumulator:
         metrics: Sequence[Metric] = (),
     ) -> None:
         """Start with sums of zero."""
-        self._metrics = (*metrics_for(sample_shape), *metrics)
-        if metrics_for(sample_shape) and sample_rate is None:
-            raise InputError("measures of sounds need their rate; pass a model with sample_rate")
+        self._metrics = (*metrics_for(sample_shape, sample_rate), *metrics)
         self._rate, self._logits = sample_rate or 0, logits
         self._squared_error, self._count, self._values = 0.0, 0, 0
         self._sums = dict.fromkeys((metric.name for metric in self._metrics), 0.0)

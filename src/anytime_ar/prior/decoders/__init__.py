@@ -15,7 +15,7 @@ from anytime_ar.prior.decoders.base import Precision, PriorDecoder
 from anytime_ar.prior.decoders.causal import CausalPriorDecoder
 from anytime_ar.prior.decoders.native import NativePriorDecoder, unsupported_reason
 from anytime_ar.prior.decoders.torch import TorchPriorDecoder
-from anytime_ar.prior.sampling_params import NO_UNCONDITIONAL, RowSamplingParams, SamplingParams
+from anytime_ar.prior.sampling_params import RowSamplingParams, SamplingParams
 from anytime_ar.prior.transformer import Prior
 
 Backend = Literal["auto", "native", "portable"]
@@ -107,9 +107,7 @@ def _prepare_step(make: Callable[[], PriorDecoder[Any]]) -> Callable[[int], obje
         if rows not in slots:
             slots[rows] = decoder.allocate(rows)
             for row in range(rows):
-                slots[rows].sampling_params[row] = RowSamplingParams.of(
-                    SamplingParams(), NO_UNCONDITIONAL
-                )
+                slots[rows].sampling_params[row] = RowSamplingParams.of(SamplingParams())
         slots[rows].positions[:rows] = [decoder.code_length // 2] * rows
         decoder.step(slots[rows], rows)
         slots[rows].codes[:rows].sum().item()  # waits for the device

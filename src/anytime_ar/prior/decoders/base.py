@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import abc
+import copy
 import ctypes
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from anytime_ar.codes import largest_vocabulary
+from anytime_ar.conditions import Condition, Conditions, hidden_conditions
+from anytime_ar.prior.block import Block
 from anytime_ar.prior.causal import CausalPrior
 from anytime_ar.prior.kv_cache import KVCache
 from anytime_ar.prior.sampling_params import RowSamplingParams, sample_code_by_row
@@ -61,6 +65,46 @@ class DecodeState(BoundToProcess, Generic[CacheT]):
         self.sampling_params[target] = self.sampling_params[source]
 
 
+class TransformerDecodeState(DecodeState[CacheT]):
+    """The state of a batch of our own prior, which reads labels and conditions as vectors.
+
+    Args:
+        cache: has room for all rows.
+        code_length: L.
+        sampling_device: device that samples codes.
+        device: device of the prior.
+        width: E.
+        everywhere: whether labels and conditions are added to the inputs of later positions too.
+    """
+
+    def __init__(
+        self,
+        cache: CacheT,
+        code_length: int,
+        sampling_device: torch.device,
+        device: torch.device,
+        width: int,
+        *,
+        everywhere: bool,
+    ) -> None:
+        """Allocate a slot for each row of the cache."""
+        super().__init__(cache, code_length, sampling_device)
+        shape = cache.capacity, width
+        self.first_inputs = torch.zeros(shape, dtype=torch.float32, device=device)
+        """Input of each row at position 0, float32 [capacity, E]."""
+        self.later_inputs: Tensor | None = None
+        """What is added to the inputs of each row at later positions, float32 [capacity, E]."""
+        if everywhere:
+            self.later_inputs = torch.zeros(shape, dtype=torch.float32, device=device)
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Copy one row over another."""
+        super().copy_row(source, target)
+        self.first_inputs[target] = self.first_inputs[source]
+        if self.later_inputs is not None:
+            self.later_inputs[target] = self.later_inputs[source]
+
+
 Precision = Literal["float32", "bfloat16", "int8"]
 """Number format of weights and of the inputs of matrix products while decoding. int8 has one
 scale for each output of a linear map, and one for each row of its input."""
@@ -69,6 +113,7 @@ MAX_POOLED_BYTES = 2**29
 """Largest memory, in bytes, that a decoder holds between batches."""
 
 StateT = TypeVar("StateT", bound=DecodeState[Any])
+TransformerStateT = TypeVar("TransformerStateT", bound=TransformerDecodeState[Any])
 
 
 class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
@@ -83,12 +128,17 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             residual stream stay in float32.
     """
 
+    one_pass_prefill = True
+    """Whether `prefill` computes all positions together, faster than steps."""
+
     def __init__(self, prior: Prior | CausalPrior, precision: Precision) -> None:
         """Take over the sizes and the device of the prior."""
         self.precision = precision
         self.code_length, self.vocabulary = prior.code_length, prior.vocabulary
         self._largest_vocabulary = largest_vocabulary(prior.vocabulary)
         self.no_label = prior.no_label
+        self.conditions: Mapping[str, Condition] = prior.conditions
+        """What the prior is conditioned on beside the label, by name."""
         self.device = prior.device
         # A deque needs no lock. A process forked while another thread holds a lock waits for ever.
         self._pool: deque[StateT] = deque(maxlen=1)
@@ -131,6 +181,19 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
                 updated.
             count: number of rows.
         """
+        self.step_with_logits(state, count)
+
+    @default_torch_modes()
+    def step_with_logits(self, state: StateT, count: int) -> Tensor:
+        """Sample as `step` does, and return the logits that the codes are sampled from.
+
+        Args:
+            state: as for `step`.
+            count: number of rows.
+
+        Returns:
+            float32 [count, V], before guidance and the other sampling parameters.
+        """
         logits = self.logits(state, count).to(state.noise.device)
         positions, params = state.positions[:count], state.sampling_params
         noise, codes = state.noise[:count], state.codes[:count]
@@ -147,6 +210,24 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             codes.scatter_(1, at, sampled[:, None])
         for slot in range(count):
             state.positions[slot] += 1
+        return logits
+
+    def set_conditions(
+        self,
+        state: StateT,
+        first: int,
+        labels: Tensor,
+        conditions: Conditions | None,  # noqa: ARG002
+    ) -> None:
+        """Set what new rows are conditioned on.
+
+        Args:
+            state: the state of the rows.
+            first: first of n rows.
+            labels: int64 [n] in 0..no_label.
+            conditions: n rows for each condition of the prior; None: none is given.
+        """
+        state.labels[first : first + len(labels)] = labels
 
     @abc.abstractmethod
     def logits(self, state: StateT, count: int) -> Tensor:
@@ -172,19 +253,22 @@ class PriorDecoder(BoundToProcess, abc.ABC, Generic[StateT]):
             count: number of rows.
         """
 
+    @property
+    def _sampling_device(self) -> torch.device:
+        """Return the device that samples codes: in float64, which Apple's GPUs do not support."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
     def _new_state(self, capacity: int) -> StateT:
         """Return a new state with `capacity` slots."""
-        # Codes are sampled in float64, which Apple's GPUs do not support.
-        sampling_device = torch.device("cpu") if self.device.type == "mps" else self.device
         cache = self._new_cache(capacity, self.device)
-        return cast("StateT", DecodeState(cache, self.code_length, sampling_device))
+        return cast("StateT", DecodeState(cache, self.code_length, self._sampling_device))
 
     @abc.abstractmethod
     def _new_cache(self, capacity: int, device: torch.device) -> KVCache:
         """Return a new cache; on the device `meta`, one without memory."""
 
 
-class TransformerDecoder(PriorDecoder[StateT]):
+class TransformerDecoder(PriorDecoder[TransformerStateT]):
     """A decoder of our own prior, whose weights it copies.
 
     Args:
@@ -207,6 +291,40 @@ class TransformerDecoder(PriorDecoder[StateT]):
         if prior.added_label_embedding is not None:
             self._added_label_embeddings = prior.added_label_embedding.weight.detach().clone()
             self._first_inputs = self._first_inputs + self._added_label_embeddings
+        self._conditions = None if prior.condition_encoder is None else _ConditionInputs(prior)
+        self._memory_length = 0 if self._conditions is None else self._conditions.token_count
+
+    @default_torch_modes()
+    def set_conditions(
+        self, state: TransformerStateT, first: int, labels: Tensor, conditions: Conditions | None
+    ) -> None:
+        """Set what new rows are conditioned on; see `PriorDecoder.set_conditions`."""
+        super().set_conditions(state, first, labels, conditions)
+        rows, labels = slice(first, first + len(labels)), labels.to(self.device)
+        first_inputs, later_inputs = self._first_inputs[labels], None
+        if self._added_label_embeddings is not None:
+            later_inputs = self._added_label_embeddings[labels]
+        if self._conditions is not None:
+            added, keys_values = self._conditions.encode(len(labels), conditions)
+            added = added.to(self.device)
+            first_inputs = first_inputs + added
+            later_inputs = None if later_inputs is None else later_inputs + added
+            if keys_values is not None:
+                self._write_memory(state, first, keys_values)
+        state.first_inputs[rows] = first_inputs
+        if state.later_inputs is not None:
+            assert later_inputs is not None
+            state.later_inputs[rows] = later_inputs
+
+    @abc.abstractmethod
+    def _write_memory(self, state: TransformerStateT, first: int, keys_values: Tensor) -> None:
+        """Write the keys and values of condition tokens into the cache.
+
+        Args:
+            state: the state of the rows.
+            first: first of n rows.
+            keys_values: float32 [layers, 2, n, heads, M, head_width] on the CPU.
+        """
 
     @abc.abstractmethod
     def matmul_only(self, rows: int) -> None:
@@ -215,6 +333,64 @@ class TransformerDecoder(PriorDecoder[StateT]):
         Args:
             rows: number of sequences.
         """
+
+
+class _ConditionInputs:
+    """The inputs of the prior from conditions.
+
+    They are computed in float64 on the CPU and rounded once, so that a seed draws the same codes on
+    every processor and whatever rows are added together.
+
+    Args:
+        prior: has conditions.
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        """Copy the weights that conditions meet."""
+        assert prior.condition_encoder is not None
+        self._known = prior.conditions
+        self._encoder = copy.deepcopy(prior.condition_encoder).cpu().double().eval()
+        self.token_count = self._encoder.token_count
+        """M, the number of tokens of all conditions."""
+        self._heads = prior.config.heads
+        self._maps = []
+        for block in prior.blocks if self.token_count else ():
+            assert isinstance(block, Block)
+            norm = copy.deepcopy(block.norm1).cpu().double()
+            self._maps.append(
+                (norm, block.qkv.weight.detach()[prior.config.width :].cpu().double())
+            )
+
+    def encode(self, n: int, conditions: Conditions | None) -> tuple[Tensor, Tensor | None]:
+        """Encode the conditions of n rows.
+
+        Returns:
+            float32 [n, E], to add to the inputs; and keys and values of the tokens, float32
+            [layers, 2, n, heads, M, head_width], or None without tokens.
+        """
+        if conditions is None:
+            conditions = hidden_conditions(self._known, n, torch.device("cpu"))
+        tensors = {name: conditions[name].cpu().contiguous() for name in self._known}
+        # Samples of one text are many; it is encoded once.
+        places: dict[bytes, int] = {}
+        index: list[int] = []
+        firsts: list[int] = []  # the first row of each
+        for i in range(n):
+            key = b"".join(rows[i].numpy().tobytes() for rows in tensors.values())
+            if key not in places:
+                places[key] = len(firsts)
+                firsts.append(i)
+            index.append(places[key])
+        added, memory = self._encoder({name: rows[firsts] for name, rows in tensors.items()})
+        if memory is None:
+            return added.float()[index], None
+        pairs = [
+            F.linear(norm(memory), weight)
+            .unflatten(-1, (2, self._heads, -1))
+            .permute(2, 0, 3, 1, 4)
+            for norm, weight in self._maps
+        ]
+        return added.float()[index], torch.stack(pairs).float()[:, :, index]
 
 
 def int64_tensor(positions: Sequence[int], device: torch.device) -> Tensor:

@@ -19,10 +19,15 @@ from anytime_ar.kernel import (
     kernel_library,
     round_up,
 )
-from anytime_ar.prior.decoders.base import DecodeState, Precision, TransformerDecoder
+from anytime_ar.prior.block import Block
+from anytime_ar.prior.decoders.base import (
+    Precision,
+    TransformerDecoder,
+    TransformerDecodeState,
+)
 from anytime_ar.prior.kv_cache import KVCache
 from anytime_ar.prior.sampling_params import RowSamplingParams
-from anytime_ar.prior.transformer import Block, Prior
+from anytime_ar.prior.transformer import Prior
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _VECTOR_LANES = 16
@@ -70,11 +75,10 @@ class _PriorStruct(ctypes.Structure):
         ("length", ctypes.c_int64),
         ("vocabulary", ctypes.c_int64),
         ("precision", ctypes.c_int64),
-        ("first", ctypes.c_void_p),
+        ("memory", ctypes.c_int64),
         ("entries", ctypes.c_void_p),
         ("first_rows", ctypes.c_void_p),
         ("positions", ctypes.c_void_p),
-        ("reminders", ctypes.c_void_p),
         ("blocks", ctypes.POINTER(_BlockStruct)),
         ("norm", _NormStruct),
         ("scores", ctypes.POINTER(LinearMap)),
@@ -87,7 +91,8 @@ class _DecodeStateStruct(ctypes.Structure):
     _fields_ = (
         ("cache", ctypes.c_void_p),
         ("layer_stride", ctypes.c_int64),
-        ("labels", ctypes.c_void_p),
+        ("first_inputs", ctypes.c_void_p),
+        ("later_inputs", ctypes.c_void_p),
         ("codes", ctypes.c_void_p),
         ("noise", ctypes.c_void_p),
         ("positions", ctypes.c_void_p),
@@ -121,25 +126,33 @@ class NativeKVCache(KVCache):
         self.memory[:, target] = self.memory[:, source]
 
 
-class NativeDecodeState(DecodeState[NativeKVCache]):
+class NativeDecodeState(TransformerDecodeState[NativeKVCache]):
     """A `DecodeState` whose memory the kernel reads and writes.
 
     Args:
         cache: cache of the decoder.
         code_length: L.
+        width: E.
         owner: token of the decoder, which accepts no other decoder's states.
+        everywhere: see `TransformerDecodeState`.
     """
 
-    def __init__(self, cache: NativeKVCache, code_length: int, owner: object) -> None:
+    def __init__(
+        self, cache: NativeKVCache, code_length: int, width: int, owner: object, *, everywhere: bool
+    ) -> None:
         """Allocate the slots, and check what the kernel assumes of them."""
-        super().__init__(cache, code_length, cache.memory.device)
+        device = cache.memory.device
+        super().__init__(cache, code_length, device, device, width, everywhere=everywhere)
         self.owner = owner
         """Token of the decoder that allocated this state."""
         memory, each = cache.memory, (cache.capacity, code_length)
         self._view = _DecodeStateStruct(
             cache=checked_data_ptr(memory, memory.dtype, *memory.shape),
             layer_stride=memory.stride(0),
-            labels=checked_data_ptr(self.labels, torch.int64, cache.capacity),
+            first_inputs=checked_data_ptr(self.first_inputs, torch.float32, cache.capacity, width),
+            later_inputs=None
+            if self.later_inputs is None
+            else checked_data_ptr(self.later_inputs, torch.float32, cache.capacity, width),
             codes=checked_data_ptr(self.codes, torch.int64, *each),
             noise=checked_data_ptr(self.noise, torch.float64, *each),
             positions=ctypes.addressof(self.positions),
@@ -152,7 +165,9 @@ class NativeDecodeState(DecodeState[NativeKVCache]):
         Moving a tensor to shared memory gives it another address.
         """
         view = self._view
-        view.cache, view.labels = self.cache.memory.data_ptr(), self.labels.data_ptr()
+        view.cache, view.first_inputs = self.cache.memory.data_ptr(), self.first_inputs.data_ptr()
+        if self.later_inputs is not None:
+            view.later_inputs = self.later_inputs.data_ptr()
         view.codes, view.noise = self.codes.data_ptr(), self.noise.data_ptr()
         return ctypes.addressof(view)
 
@@ -183,6 +198,8 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
         BuildError: there is no kernel on this machine.
     """
 
+    one_pass_prefill = False
+
     @default_torch_modes()
     def __init__(self, prior: Prior, precision: Precision = "float32") -> None:
         """Pack the weights of the prior for the kernel."""
@@ -212,6 +229,13 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
     def step(self, state: NativeDecodeState, count: int) -> None:
         """Sample the next code of the first `count` rows; see `PriorDecoder.step`."""
         self._call(state, 0, count, sample=True)
+
+    def step_with_logits(self, state: NativeDecodeState, count: int) -> Tensor:
+        """Sample the next codes and return their logits; see `PriorDecoder.step_with_logits`."""
+        shape = count, self._largest_vocabulary
+        logits = torch.empty(shape, dtype=torch.float32, device="cpu")
+        self._call(state, 0, count, sample=True, logits=logits)
+        return logits
 
     def logits(self, state: NativeDecodeState, count: int) -> Tensor:
         """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
@@ -284,12 +308,26 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
     def _new_state(self, capacity: int) -> NativeDecodeState:
         """Return a new state with `capacity` slots."""
         return NativeDecodeState(
-            self._new_cache(capacity, self.device), self.code_length, self._owner
+            self._new_cache(capacity, self.device),
+            self.code_length,
+            self._prior.width,
+            self._owner,
+            everywhere=self._added_label_embeddings is not None,
         )
+
+    def _write_memory(self, state: NativeDecodeState, first: int, keys_values: Tensor) -> None:
+        """Write the keys and values of condition tokens; see `TransformerDecoder`."""
+        layers, _, n, heads, _, head = keys_values.shape
+        padded = F.pad(keys_values, (0, self._prior.attention // heads - head))
+        places = state.cache.memory[:, first : first + n].view(
+            layers, n, 2, self._prior.memory + self.code_length, self._prior.attention
+        )
+        # [layers, 2, n, heads, M, head] -> [layers, n, 2, M, heads * head]
+        places[:, :, :, : self._prior.memory] = padded.permute(0, 2, 1, 4, 3, 5).flatten(4)
 
     def _new_cache(self, capacity: int, device: torch.device) -> NativeKVCache:
         """Return a new cache; on the device `meta`, one without memory."""
-        size = 2 * self._prior.attention * self.code_length
+        size = 2 * self._prior.attention * (self._prior.memory + self.code_length)
         dtype = torch.float32 if self.precision == "float32" else torch.bfloat16
         return NativeKVCache(self._prior.layers, capacity, size, dtype, device)
 
@@ -305,7 +343,6 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
         first = prior.blocks[0]
         assert isinstance(first, Block)
         length, width = prior.code_length, config.width
-        labels = prior.no_label + 1
         hold = self._weights.keep_alive
         return _PriorStruct(
             layers=config.layers,
@@ -316,13 +353,10 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
             length=length,
             vocabulary=self._largest_vocabulary,
             precision=_PRECISION_CODES[self.precision],
-            first=hold(self._first_inputs, labels, width),
+            memory=self._memory_length,
             entries=hold(self._code_embeddings, sum(prior.table_sizes), width),
             first_rows=hold(self._first_row, length, dtype=torch.int64),
             positions=hold(self._position_embeddings, length, width),
-            reminders=None
-            if self._added_label_embeddings is None
-            else hold(self._added_label_embeddings, labels, width),
             blocks=(_BlockStruct * len(blocks))(*blocks),
             norm=self._pack_norm(prior.norm),
             scores=(LinearMap * len(scores))(*scores),

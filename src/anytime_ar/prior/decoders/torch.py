@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anytime_ar.prior.block import Block
 from anytime_ar.prior.decoders.base import (
-    DecodeState,
     Precision,
     TransformerDecoder,
+    TransformerDecodeState,
     int64_tensor,
 )
 from anytime_ar.prior.decoders.packed_linear import Linear, pack_linear
 from anytime_ar.prior.kv_cache import KVCache
-from anytime_ar.prior.transformer import Block, Prior
+from anytime_ar.prior.transformer import Prior
 from anytime_ar.runtime.torch_modes import default_torch_modes
 
 _BMM_LOOP_BELOW = 400
@@ -101,7 +102,7 @@ class TorchKVCache(KVCache):
         return memory[: math.prod(shape)].view(shape)
 
 
-class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
+class TorchPriorDecoder(TransformerDecoder[TransformerDecodeState[TorchKVCache]]):
     """A `PriorDecoder` that runs on PyTorch operations.
 
     Args:
@@ -126,25 +127,26 @@ class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
         ]  # by position
 
     @default_torch_modes()
-    def logits(self, state: DecodeState[TorchKVCache], count: int) -> Tensor:
+    def logits(self, state: TransformerDecodeState[TorchKVCache], count: int) -> Tensor:
         """Compute the logits that `step` samples from; see `PriorDecoder.logits`."""
         positions, cache = state.positions[:count], state.cache
-        cache.reserve(max(positions) + 1)
-        step_positions = _StepPositions.of(positions, cache, self.device)
+        cache.reserve(self._memory_length + max(positions) + 1)
+        step_positions = _StepPositions.of(positions, cache, self._memory_length, self.device)
         x = self._inputs(state, 0, positions)
         for block, stored in zip(self._blocks, cache.layers, strict=True):
             x = block.step(x, stored[:, :count], step_positions)
         return self._project_logits(self._norm(x), step_positions)
 
     @default_torch_modes()
-    def prefill(self, state: DecodeState[TorchKVCache], first: int, count: int) -> None:
+    def prefill(self, state: TransformerDecodeState[TorchKVCache], first: int, count: int) -> None:
         """Fill the cache from codes; see `PriorDecoder.prefill`."""
         drawn, cache = state.positions[first], state.cache
-        cache.reserve(drawn)
+        cache.reserve(self._memory_length + drawn)
         by_position = [[position] * count for position in range(drawn)]
         x = torch.cat([self._inputs(state, first, positions) for positions in by_position])
         step_positions = [
-            _StepPositions.of(positions, cache, self.device) for positions in by_position
+            _StepPositions.of(positions, cache, self._memory_length, self.device)
+            for positions in by_position
         ]
         for block, stored in zip(self._blocks, cache.layers, strict=True):
             x = block.prefill(x, stored[:, first : first + count], step_positions)
@@ -168,15 +170,36 @@ class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
         """Return a new cache; on the device `meta`, one without memory."""
         head_width = self._code_embeddings.shape[1] // self._heads
         layers, heads = len(self._blocks), self._heads
-        return TorchKVCache(layers, capacity, heads, self.code_length, head_width, device)
+        length = self._memory_length + self.code_length
+        return TorchKVCache(layers, capacity, heads, length, head_width, device)
+
+    def _new_state(self, capacity: int) -> TransformerDecodeState[TorchKVCache]:
+        """Return a new state with `capacity` slots."""
+        return TransformerDecodeState(
+            self._new_cache(capacity, self.device),
+            self.code_length,
+            self._sampling_device,
+            self.device,
+            self._position_embeddings.shape[1],
+            everywhere=self._added_label_embeddings is not None,
+        )
+
+    def _write_memory(
+        self, state: TransformerDecodeState[TorchKVCache], first: int, keys_values: Tensor
+    ) -> None:
+        """Write the keys and values of condition tokens; see `TransformerDecoder`."""
+        state.cache.reserve(self._memory_length)
+        rows = slice(first, first + keys_values.shape[2])
+        for stored, pair in zip(state.cache.layers, keys_values, strict=True):
+            stored[:, rows, :, : self._memory_length] = pair.to(stored.device)
 
     def _inputs(
-        self, state: DecodeState[TorchKVCache], first: int, positions: Sequence[int]
+        self, state: TransformerDecodeState[TorchKVCache], first: int, positions: Sequence[int]
     ) -> Tensor:
         """Return the inputs of the first block for some rows.
 
         Args:
-            state: has the codes and labels.
+            state: has the codes and the inputs at the first position.
             first: first row.
             positions: position of each row, B of them.
 
@@ -184,33 +207,32 @@ class TorchPriorDecoder(TransformerDecoder[DecodeState[TorchKVCache]]):
             float32 [B, E].
         """
         here = slice(first, first + len(positions))
-        labels, codes = state.labels[here].to(self.device), state.codes[here].to(self.device)
+        codes, firsts = state.codes[here].to(self.device), state.first_inputs[here]
         if max(positions) == 0:
-            return self._first_inputs[labels]
+            return firsts
+        added = None if state.later_inputs is None else state.later_inputs[here]
         if min(positions) == max(positions):
             at = positions[0]
-            return self._embed(codes[:, at - 1], at, labels)
+            return self._embed(codes[:, at - 1], at, added)
         mixed = int64_tensor(positions, self.device)
         before = codes.gather(1, (mixed - 1).clamp(min=0)[:, None])[:, 0]
-        later = self._embed(before, mixed.clamp(min=1), labels)
-        return torch.where(mixed[:, None] == 0, self._first_inputs[labels], later)
+        later = self._embed(before, mixed.clamp(min=1), added)
+        return torch.where(mixed[:, None] == 0, firsts, later)
 
-    def _embed(self, codes: Tensor, positions: int | Tensor, labels: Tensor) -> Tensor:
-        """Embed the codes before some positions, with their labels.
+    def _embed(self, codes: Tensor, positions: int | Tensor, added: Tensor | None) -> Tensor:
+        """Embed the codes before some positions.
 
         Args:
             codes: int64 [B].
             positions: positions of the inputs, 1..L-1, one for all rows or int64 [B].
-            labels: int64 [B].
+            added: what is added for the label and the conditions, float32 [B, E].
 
         Returns:
             float32 [B, E].
         """
         entries = self._code_embeddings[codes + self._first_row[positions - 1]]
         x = entries + self._position_embeddings[positions]
-        return (
-            x if self._added_label_embeddings is None else x + self._added_label_embeddings[labels]
-        )
+        return x if added is None else x + added
 
     def _project_logits(self, x: Tensor, positions: _StepPositions) -> Tensor:
         """Compute logits from the output of the last norm: [B, E] -> float32 [B, V or less]."""
@@ -232,26 +254,30 @@ class _StepPositions:
     """Position of each row, B of them."""
     common_position: int | None
     """The position of all rows; None if they differ."""
+    common_place: int
+    """The place of all rows in the cache, after the tokens of conditions, if they are at one
+    position."""
     index: Tensor
-    """Positions on the device, int64 [B]; empty if all rows are at one position."""
+    """Place of each row on the device, int64 [B]; empty if all rows are at one position."""
     mask: Tensor
-    """Attention mask, float32 [1 or B * heads, 1, T]: -inf after a row's position."""
+    """Attention mask, float32 [1 or B * heads, 1, T]: -inf after a row's place."""
 
     @classmethod
     def of(
-        cls, positions: Sequence[int], cache: TorchKVCache, device: torch.device
+        cls, positions: Sequence[int], cache: TorchKVCache, start: int, device: torch.device
     ) -> _StepPositions:
-        """Compute the mask and the index for rows at these positions."""
+        """Compute the mask and the index for rows at these positions, of which 0 is at `start`."""
         heads, length = cache.layers[0].shape[2:4]
         if min(positions) == max(positions):
+            place = start + positions[0]
             mask = torch.zeros(1, 1, length, dtype=torch.float32, device=device)
-            mask[:, :, positions[0] + 1 :] = -torch.inf
-            return cls(positions, positions[0], int64_tensor([], device), mask)
-        index = int64_tensor(positions, device)
+            mask[:, :, place + 1 :] = -torch.inf
+            return cls(positions, positions[0], place, int64_tensor([], device), mask)
+        index = int64_tensor(positions, device) + start
         later = torch.arange(length, dtype=torch.int64, device=device) > index[:, None]  # [B, T]
         mask = torch.zeros(later.shape, dtype=torch.float32, device=device)
         mask = mask.masked_fill_(later, -torch.inf)
-        return cls(positions, None, index, mask.repeat_interleave(heads, 0)[:, None])
+        return cls(positions, None, -1, index, mask.repeat_interleave(heads, 0)[:, None])
 
     def write(self, stored: Tensor, kv: Tensor) -> None:
         """Write the keys and values of a step into the cache of a layer.
@@ -261,7 +287,7 @@ class _StepPositions:
             kv: keys and values, [2, B, heads, head_width].
         """
         if self.common_position is not None:
-            stored[:, :, :, self.common_position] = kv
+            stored[:, :, :, self.common_place] = kv
         else:
             rows = torch.arange(len(self.index), dtype=torch.int64, device=self.index.device)
             stored[:, rows, :, self.index] = kv.transpose(0, 1).to(stored.dtype)

@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+from anytime_ar.errors import InputError
+from anytime_ar.prior import SamplingParams
 from anytime_ar.serving.cluster.load_balancer import Dispatcher, ReplicaLostError, ReplicaPool
 from anytime_ar.serving.cluster.replica import RemoteError, ReplicaReply
 from anytime_ar.serving.config import ServingConfig
@@ -19,6 +21,7 @@ from anytime_ar.serving.engine.sample_service import (
     SEED_BITS,
     ConflictError,
     in_flight_error,
+    keep_codes,
     unknown_sample_error,
 )
 from anytime_ar.serving.engine.worker import MAX_PREVIEW_BYTES, EventQueue
@@ -45,6 +48,7 @@ from anytime_ar.serving.schema import (
     RefineRequest,
     SampleRequest,
     SampleResponse,
+    VaryParams,
 )
 
 _DRAIN_POLL_S = 0.02
@@ -210,7 +214,80 @@ class GatewaySampleService:
         request = request.model_copy(update={"seed": seed, "id": name})
         if self._registry.get(name) is not None:
             raise ConflictError(f"id {name!r} is taken; choose another one, or none")
+        if request.vary is not None and request.vary.id is not None:
+            return self._vary(name, request, request.vary, context)
         return self._stream_updates(name, SampleRecord(request, context.client), None, context)
+
+    async def _vary(
+        self, sample_id: str, request: SampleRequest, vary: VaryParams, context: RequestContext
+    ) -> AsyncGenerator[PreviewResponse]:
+        """Generate variations of ended samples, on any replica.
+
+        The request is completed with the codes to keep, so that it depends on no session any more.
+        """
+        assert vary.id is not None
+        record = self._registry.get(vary.id)
+        if record is not None and record.client != context.client:
+            raise unknown_sample_error(vary.id)
+        if self._registry.is_in_flight(vary.id):
+            raise in_flight_error(vary.id)
+        resolved: object = None
+        async for reply in self._owner_replies(record, "fix_kept_codes", request, context=context):
+            resolved = _unwrap(reply, context)
+        if resolved is None:
+            resolved = await self._draw_kept_codes(request, vary, record, context)
+        assert isinstance(resolved, SampleRequest)
+        record = SampleRecord(resolved, context.client)
+        async with aclosing(self._stream_updates(sample_id, record, None, context)) as updates:
+            async for update in updates:
+                yield update
+
+    async def _draw_kept_codes(
+        self,
+        request: SampleRequest,
+        vary: VaryParams,
+        record: SampleRecord | None,
+        context: RequestContext,
+    ) -> SampleRequest:
+        """Draw the codes to keep again, since the replica that held them is lost."""
+        assert vary.id is not None
+        if record is None or record.request is None:
+            raise unknown_sample_error(vary.id)
+        again = record.request.model_copy(
+            update={
+                "codes": None,
+                "min_codes": max(1, vary.keep),
+                "quality": None,
+                "min_quality": None,
+                "deadline_ms": request.deadline_ms,
+                "stream": False,
+                "with_codes": True,
+                "id": None,
+            }
+        )
+        if vary.index >= again.n:
+            raise InputError(f"vary.index={vary.index} is outside 0..{again.n - 1}")
+        answer: object = None
+        async with aclosing(
+            self._dispatcher.dispatch("sample", again, context=context, work_s=0.0)
+        ) as replies:
+            async for reply in replies:
+                answer = _unwrap(reply, context)
+        assert isinstance(answer, SampleResponse)
+        assert answer.codes is not None
+        own = {name: getattr(again, name) for name in SamplingParams.model_fields}
+        if answer.conditions is not None:
+            own["conditions"] = answer.conditions[vary.index]
+        request = request.model_copy(
+            update={
+                "model": answer.model,
+                **{name: value for name, value in own.items() if getattr(request, name) is None},
+                "label": answer.labels[vary.index]
+                if request.label is None and answer.labels is not None
+                else request.label,
+            }
+        )
+        return keep_codes(request, vary, answer.codes[vary.index], None, answer.code_length)
 
     def refine(
         self, sample_id: str, request: RefineRequest, context: RequestContext

@@ -66,6 +66,17 @@ class Replica:
             lambda context: self.engine.sample_service.sample(request, context), caller
         )
 
+    def fix_kept_codes(
+        self, request: SampleRequest, caller: Caller
+    ) -> AsyncGenerator[ReplicaReply]:
+        """Resolve the samples to vary and yield one reply; see `SampleService.fix_kept_codes`."""
+
+        async def resolve(context: RequestContext) -> SampleRequest:
+            assert request.vary is not None
+            return self.engine.sample_service.fix_kept_codes(request, request.vary, context)
+
+        return self._single_reply(resolve, caller)
+
     def refine(
         self, name: str, request: RefineRequest, caller: Caller
     ) -> AsyncGenerator[ReplicaReply]:
@@ -108,13 +119,11 @@ class Replica:
 
     async def _single_reply(
         self,
-        run: Callable[
-            [RequestContext], Awaitable[PreviewResponse | EncodeResponse | DecodeResponse | None]
-        ],
+        run: Callable[[RequestContext], Awaitable[Payload]],
         caller: Caller,
     ) -> AsyncGenerator[ReplicaReply]:
         context, arrived_at = self._context(caller), self._clock()
-        answer: PreviewResponse | EncodeResponse | DecodeResponse | RemoteError | None
+        answer: Payload
         try:
             answer = await run(context)
         except (ServingError, InputError) as error:
@@ -126,7 +135,7 @@ class Replica:
 
     def _reply(
         self,
-        payload: PreviewResponse | EncodeResponse | DecodeResponse | RemoteError | None,
+        payload: Payload,
         context: RequestContext,
         arrived_at: float,
     ) -> ReplicaReply:
@@ -194,6 +203,18 @@ class RemoteError:
         return _ERROR_TYPES[self.kind](self.message)
 
 
+Payload = (
+    PreviewResponse
+    | EncodeResponse
+    | DecodeResponse
+    | ModelList
+    | SampleRequest
+    | RemoteError
+    | None
+)
+"""What a replica replies with."""
+
+
 @dataclass(frozen=True)
 class ReplicaState:
     """The readiness and the load of a replica."""
@@ -217,7 +238,7 @@ class ReplicaReply:
     """Name of the replica that replies."""
     state: ReplicaState
     """State of the replica when it replied."""
-    payload: PreviewResponse | EncodeResponse | DecodeResponse | ModelList | RemoteError | None
+    payload: Payload
     """Response or error for the client; None: the reply carries the state alone."""
     replica_s: float = 0.0
     """Seconds since the call reached the replica."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from anytime_ar.media.processor import MediaProcessor
 from anytime_ar.samples import check_samples
 from anytime_ar.serving.engine.jobs import CodecJob, CodecResultEvent, RequestContext, ServingError
 from anytime_ar.serving.engine.models import ModelRegistry, ServedModel
-from anytime_ar.serving.engine.sample_service import timing, to_base64
+from anytime_ar.serving.engine.responses import timing, to_base64
 from anytime_ar.serving.engine.worker import ThreadBridge, Worker
 from anytime_ar.serving.schema import DecodeRequest, DecodeResponse, EncodeRequest, EncodeResponse
 
@@ -54,7 +54,8 @@ class CodecService:
             ServingError: The job was refused or failed.
         """
         served = self._models.get(request.model)
-        samples = await asyncio.to_thread(_read_base64, served.media, request.samples)
+        files = {f"samples.{i}": text for i, text in enumerate(request.samples)}
+        samples = await asyncio.to_thread(_read_base64, served.media, files)
         # Check here, as an error in the worker would end all jobs.
         check_samples(samples, served.model.sample_shape)
         done = await self._run("encode", served, samples, served.model.encode, context)
@@ -98,6 +99,36 @@ class CodecService:
             model=served.name, format=kind, samples=samples, timing=timing(done, context)
         )
 
+    async def encode_variation(
+        self, served: ServedModel, sample: str, context: RequestContext
+    ) -> tuple[Tensor, int | None]:
+        """Encode a sample that is to be varied, and find its label.
+
+        Args:
+            served: Model of the sample.
+            sample: Content of its file in base64.
+            context: State of the HTTP request.
+
+        Returns:
+            Codes int64 [L], and the likeliest label; None for a model without labels.
+
+        Raises:
+            InputError: The sample cannot be read.
+            ServingError: The job was refused or failed.
+        """
+        samples = await asyncio.to_thread(_read_base64, served.media, {"vary.sample": sample})
+        check_samples(samples, served.model.sample_shape)
+
+        def encode(part: Tensor) -> Tensor:
+            codes = served.model.encode(part).cpu()
+            if served.model.labels is None:
+                return codes
+            return torch.cat([codes, served.model.likeliest_labels(codes)[:, None]], dim=1)
+
+        row = (await self._run("encode", served, samples, encode, context)).result[0]
+        length = served.model.code_length
+        return row[:length], None if served.model.labels is None else int(row[length])
+
     async def _run(
         self,
         operation: str,
@@ -134,14 +165,15 @@ class CodecService:
         return event
 
 
-def _read_base64(media: MediaProcessor, samples: tuple[str, ...]) -> Tensor:
+def _read_base64(media: MediaProcessor, samples: Mapping[str, str]) -> Tensor:
+    """Read files in base64, by the names of their fields."""
     read = []
-    for i, text in enumerate(samples):
+    for name, text in samples.items():
         try:
             content = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError) as error:
             raise InputError(
-                f"samples.{i}: is not valid base64; send the content of a file in base64"
+                f"{name}: is not valid base64; send the content of a file in base64"
             ) from error
-        read.append(media.from_bytes(content, f"samples.{i}"))
+        read.append(media.from_bytes(content, name))
     return torch.stack(read)

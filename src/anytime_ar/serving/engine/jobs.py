@@ -207,6 +207,8 @@ class SamplingJob(Job):
 
     def __post_init__(self) -> None:
         """Take the numbers of samples and rows from the plan."""
+        if self.codes is not None:
+            self.plan = self.plan.without_candidates()
         self.num_samples, self.num_slots = len(self.plan), self.plan.num_slots
 
     @property

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from anytime_ar.conditions import (
+    ClassCondition,
+    Condition,
+    TextCondition,
+    TokenCondition,
+    VectorCondition,
+)
 from anytime_ar.errors import InputError
 from anytime_ar.media.processor import MediaProcessor
 from anytime_ar.sampling import AnytimeModel
 from anytime_ar.sampling.budget import quality_at_codes
 from anytime_ar.serving.engine.runner import ModelRunner
-from anytime_ar.serving.schema import CurvePointInfo, ModelInfo, ModelList
+from anytime_ar.serving.schema import ConditionInfo, CurvePointInfo, ModelInfo, ModelList
 
 
 class NotFoundError(InputError):
@@ -71,8 +78,8 @@ class ServedModel:
     def _server_ms(self, codes: int) -> float | None:
         if not self.runner.measured:
             return None
-        guided = self.model.labels is not None and self.model.bundle.card.sampling_params.guided
-        return round(1000 * self.runner.costs.sample_s(2 if guided else 1, codes), 3)
+        rows = self.model.slots_per_sample(self.model.bundle.card.sampling_params)
+        return round(1000 * self.runner.costs.sample_s(rows, codes), 3)
 
     def describe(self) -> ModelInfo:
         """Describe the model for clients."""
@@ -87,6 +94,9 @@ class ServedModel:
             if isinstance(model.vocabulary, int)
             else [*model.vocabulary],
             labels=None if model.labels is None else [*model.labels],
+            conditions={
+                name: _describe_condition(condition) for name, condition in model.conditions.items()
+            },
             formats=[*self.media.formats],
             slots=self.slots,
             curve=[
@@ -101,6 +111,22 @@ class ServedModel:
                 for point in points
             ],
         )
+
+
+_MAX_WORDS = 1000
+"""Most words of a condition that a description lists."""
+
+
+def _describe_condition(condition: Condition) -> ConditionInfo:
+    """Describe a condition for clients."""
+    return ConditionInfo(
+        kind=condition.kind,
+        names=[*condition.names] if isinstance(condition, ClassCondition) else None,
+        width=condition.width if isinstance(condition, VectorCondition) else None,
+        max_tokens=condition.max_tokens if isinstance(condition, TokenCondition) else None,
+        vocabulary=condition.token_count if isinstance(condition, TokenCondition) else None,
+        words=[*condition.words[:_MAX_WORDS]] if isinstance(condition, TextCondition) else None,
+    )
 
 
 class ModelRegistry:

@@ -130,16 +130,32 @@ class ModelRunner:
 
     def add(self, job: SamplingJob) -> None:
         """Add a job to the batch, which has room for it."""
-        plan = job.plan
-        job.rows = self.batch.add(plan.noise, plan.labels, plan.sampling_params, job.codes)
+        plan = job.plan if job.plan.candidates is None else job.plan.beginnings()
+        job.rows = self.batch.add(
+            plan.noise,
+            plan.labels,
+            plan.sampling_params,
+            job.codes,
+            plan.fixed_codes,
+            plan.conditions,
+            scored=job.plan.candidates is not None,
+        )
         job.codes = None
         self.active.append(job)
         if job.started_at is None:
             job.started_at = self._clock()
 
     def remove(self, job: SamplingJob) -> None:
-        """Remove a job from the batch, and store the codes so far in the job."""
-        job.codes = self.codes(job)
+        """Remove a job from the batch, and store the codes so far in the job.
+
+        A job that has to choose among candidates yet will begin again, unless it ends.
+        """
+        if job.plan.candidates is not None and job.cancelled:
+            self._choose_beginnings(job)
+        if job.plan.candidates is None:
+            job.codes = self.codes(job)
+        else:
+            job.codes_drawn = 0
         self.batch.remove(job.rows)
         job.rows = []
         self.active.remove(job)
@@ -153,6 +169,16 @@ class ModelRunner:
         self.costs.observe_step(rows, past, seconds)
         for job in self.active:
             job.codes_drawn += 1
+            if job.plan.candidates is not None and job.codes_drawn == job.plan.candidates.codes:
+                self._choose_beginnings(job)
+
+    def _choose_beginnings(self, job: SamplingJob) -> None:
+        """Continue the likeliest of the beginnings of each sample, and end the others."""
+        assert job.plan.candidates is not None
+        scores = self.batch.log_probabilities(job.rows)
+        job.rows = self.batch.keep_best(job.rows, scores, job.plan.candidates.count)
+        job.plan = job.plan.without_candidates()
+        job.num_slots = job.plan.num_slots
 
     def decode(
         self, jobs: Sequence[SamplingJob]

@@ -7,21 +7,24 @@ the worker thread.
 from __future__ import annotations
 
 import asyncio
-import base64
 import secrets
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from anytime_ar.conditions import decode_conditions
 from anytime_ar.errors import InputError
-from anytime_ar.media.processor import MediaProcessor
+from anytime_ar.prior import SamplingParams
 from anytime_ar.sampling import Budget
+from anytime_ar.sampling.arguments import sampling_params_from
 from anytime_ar.sampling.budget import codes_for_quality
-from anytime_ar.sampling.plan import Plan
+from anytime_ar.sampling.plan import Plan, default_candidate_codes
+from anytime_ar.sampling.sampler import check_beginning_fits
+from anytime_ar.serving.engine.codec_service import CodecService
 from anytime_ar.serving.engine.jobs import (
-    CodecResultEvent,
     JobEvent,
     PreviewEvent,
     RequestContext,
@@ -31,18 +34,19 @@ from anytime_ar.serving.engine.jobs import (
     ServingError,
 )
 from anytime_ar.serving.engine.models import ModelRegistry, NotFoundError, ServedModel
-from anytime_ar.serving.engine.session_store import SampleForm, SessionStore
+from anytime_ar.serving.engine.responses import timing, to_base64
+from anytime_ar.serving.engine.session_store import SampleForm, Session, SessionStore
 from anytime_ar.serving.engine.worker import ThreadBridge, Worker
 from anytime_ar.serving.schema import (
     BudgetParams,
     PreviewResponse,
     RefineRequest,
-    RequestTiming,
     SampleRequest,
     SampleResponse,
+    VaryParams,
 )
 
-_OPTIONS = ("label", "temperature", "top_k", "top_p", "guidance")
+_OPTIONS = ("label", "conditions", *SamplingParams.model_fields, "fixed_codes")
 SEED_BITS = 48
 """Bits of fresh seeds. Programs that read JSON numbers as doubles represent them exactly."""
 
@@ -84,6 +88,7 @@ class SampleService:
         """Start without any jobs."""
         self._models, self._worker, self._bridge = models, worker, bridge
         self._sessions, self._max_deadline_s = sessions, max_deadline_s
+        self._codec = CodecService(models, worker, bridge, max_deadline_s=max_deadline_s)
         self._in_flight: dict[str, _InFlight] = {}
 
     def __len__(self) -> int:
@@ -111,18 +116,82 @@ class SampleService:
             ConflictError: The id is taken.
             ServingError: By the generator: the job ends without samples.
         """
+        vary = request.vary
+        if vary is not None and vary.id is not None:
+            request, vary = self.fix_kept_codes(request, vary, context), None
         served = self._models.get(request.model)
-        options: dict[str, Any] = {
-            name: value for name in _OPTIONS if (value := getattr(request, name)) is not None
-        }
-        seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
-        _check_rows(served, request.n, request.guidance)
-        plan, _ = served.model.plan(request.n, seed=seed, first=request.first, **options)
+        _check_rows(served, request)
         name = request.id or secrets.token_urlsafe(12)
         if self._sessions.has(name):
             raise ConflictError(f"id {name!r} is taken; choose another one, or none")
-        form = SampleForm(request.format, bool(request.with_codes))
-        return self._start(name, served, plan, None, form, request, context)
+        if vary is not None:
+            return self._vary_upload(name, served, request, vary, context)
+        return self._start(
+            name, served, _plan(served, request), None, _form(request), request, context
+        )
+
+    def fix_kept_codes(
+        self, request: SampleRequest, vary: VaryParams, context: RequestContext
+    ) -> SampleRequest:
+        """Return the request that varies ended samples, with their codes in place of their id.
+
+        Args:
+            request: Request for variations.
+            vary: Its samples, by their id.
+            context: State of the HTTP request. Only the client of the samples may vary them.
+
+        Raises:
+            InputError: The samples are of another model, or there are not so many of them or of
+                their codes.
+            NotFoundError: The client has no samples with this id.
+            ConflictError: The samples are still being generated.
+        """
+        assert vary.id is not None
+        session = self._session(vary.id, context)
+        if request.model not in (None, session.model):
+            raise InputError(
+                f"the samples {vary.id!r} are of model {session.model!r}, not {request.model!r}; "
+                "omit model"
+            )
+        plan = session.plan
+        if vary.index >= len(plan):
+            raise InputError(
+                f"vary.index={vary.index} is outside 0..{len(plan) - 1}, the samples {vary.id!r}"
+            )
+        own = {"model": session.model, **plan.sampling_params.model_dump()}
+        if plan.conditions is not None:
+            known = self._models.get(session.model).model.conditions
+            own["conditions"] = decode_conditions(known, plan.conditions, vary.index)
+        request = request.model_copy(
+            update={name: value for name, value in own.items() if getattr(request, name) is None}
+        )
+        label = None if plan.labels is None else int(plan.labels[vary.index])
+        return keep_codes(
+            request,
+            vary,
+            session.codes[vary.index].tolist(),
+            label,
+            self._models.get(session.model).model.code_length,
+        )
+
+    async def _vary_upload(
+        self,
+        sample_id: str,
+        served: ServedModel,
+        request: SampleRequest,
+        vary: VaryParams,
+        context: RequestContext,
+    ) -> AsyncGenerator[PreviewResponse]:
+        """Encode the sample of a request, and generate variations of it; see `sample`."""
+        assert vary.sample is not None
+        codes, label = await self._codec.encode_variation(served, vary.sample, context)
+        request = keep_codes(request, vary, codes.tolist(), label, len(codes))
+        plan = _plan(served, request)
+        async with aclosing(
+            self._start(sample_id, served, plan, None, _form(request), request, context)
+        ) as responses:
+            async for response in responses:
+                yield response
 
     def refine(
         self, sample_id: str, request: RefineRequest, context: RequestContext
@@ -143,14 +212,24 @@ class SampleService:
             ConflictError: The samples are still being generated.
             ServingError: By the generator: the job ends without samples.
         """
+        session = self._session(sample_id, context)
+        served = self._models.get(session.model)
+        codes = session.codes.long()
+        return self._start(sample_id, served, session.plan, codes, session.form, request, context)
+
+    def _session(self, sample_id: str, context: RequestContext) -> Session:
+        """Return the session of ended samples of a client.
+
+        Raises:
+            NotFoundError: The client has no samples with this id.
+            ConflictError: The samples are still being generated.
+        """
         session = self._sessions.get(sample_id)
         if session is None and sample_id in self._in_flight:
             raise in_flight_error(sample_id)
         if session is None or session.client != context.client:
             raise unknown_sample_error(sample_id)
-        served = self._models.get(session.model)
-        codes = session.codes.long()
-        return self._start(sample_id, served, session.plan, codes, session.form, request, context)
+        return session
 
     async def stop(self, sample_id: str, context: RequestContext) -> SampleResponse | None:
         """Stop a job and return its samples, or release the session of ended samples.
@@ -191,6 +270,11 @@ class SampleService:
     ) -> AsyncGenerator[PreviewResponse]:
         drawn = 0 if codes is None else codes.shape[1]
         min_codes, max_codes = _code_limits(served, request, drawn)
+        if codes is None:
+            min_codes = max(min_codes, check_beginning_fits(plan, max_codes))
+            codes = served.model.sampler.leading_codes(plan, max_codes)
+            drawn = 0 if codes is None else codes.shape[1]
+            min_codes = max(min_codes, drawn)
         format = served.resolve_format(request.format or form.format)
         with_codes = form.with_codes if request.with_codes is None else request.with_codes
         deadline_s = self._max_deadline_s
@@ -269,22 +353,78 @@ class SampleService:
         yield response
 
 
-def _check_rows(served: ServedModel, n: int, guidance: object) -> None:
-    """Check that the rows of a request fit in the batch, before memory is allocated for them.
+def keep_codes(
+    request: SampleRequest,
+    vary: VaryParams,
+    codes: list[int],
+    label: int | None,
+    code_length: int,
+) -> SampleRequest:
+    """Return a request with the first codes of a sample in place of the sample.
 
     Args:
-        served: Model that the request is for.
-        n: Number of samples.
-        guidance: Guidance of the request; None for that of the bundle.
+        request: Request for variations of the sample.
+        vary: How many codes to keep.
+        codes: Codes of the sample.
+        label: Label of the sample, if the request has none; None: the model has no labels.
+        code_length: Number of codes of a whole sample, L.
+
+    Raises:
+        InputError: The sample has fewer codes than are to be kept.
+    """
+    if vary.keep > len(codes):
+        raise InputError(
+            f"vary.keep={vary.keep} is outside 0..{len(codes)}, the codes of the sample; keep "
+            "fewer, or refine it first"
+        )
+    beginning = request.candidate_codes
+    if request.candidates > 1 and beginning is None:
+        beginning = min(code_length, vary.keep + default_candidate_codes(code_length))
+    return request.model_copy(
+        update={
+            "candidate_codes": beginning,
+            "vary": None,
+            "fixed_codes": (tuple(codes[: vary.keep]),) if vary.keep else None,
+            "label": label if request.label is None else request.label,
+        }
+    )
+
+
+def _form(request: SampleRequest) -> SampleForm:
+    """Return the form in which a request wants its samples."""
+    return SampleForm(request.format, bool(request.with_codes))
+
+
+def _plan(served: ServedModel, request: SampleRequest) -> Plan:
+    """Return the plan of the samples that a request asks for."""
+    options: dict[str, Any] = {
+        name: value for name in _OPTIONS if (value := getattr(request, name)) is not None
+    }
+    if request.candidates > 1 or request.candidate_codes is not None:
+        options |= {
+            "candidates": request.candidates,
+            "candidate_codes": request.candidate_codes,
+        }
+    seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed
+    return served.model.plan(request.n, seed=seed, first=request.first, **options)[0]
+
+
+def _check_rows(served: ServedModel, request: SampleRequest) -> None:
+    """Check that the rows of a request fit in the batch, before memory is allocated for them.
 
     Raises:
         InputError: The samples take more rows than the model has slots.
     """
-    guided = served.model.bundle.card.sampling_params.guided if guidance is None else guidance != 1
-    rows = n * (2 if guided and served.model.labels is not None else 1)
+    n, candidates, model = request.n, request.candidates, served.model
+    names = SamplingParams.model_fields
+    given = {name: value for name in names if (value := getattr(request, name)) is not None}
+    params = sampling_params_from(given, model.bundle.card.sampling_params)
+    guided = model.slots_per_sample(params) - 1
+    rows = n * candidates * (1 + guided)
     if rows > served.slots:
         raise InputError(
-            f"n={n}{' with guidance' if guided else ''} takes {rows} batch rows, and this model "
+            f"n={n}{f' with {candidates} candidates' if candidates > 1 else ''}"
+            f"{' with guidance' if guided else ''} takes {rows} batch rows, and this model "
             f"has {served.slots}; split the samples over several requests"
         )
 
@@ -375,37 +515,18 @@ class ResponseWriter:
             seed=job.plan.seed,
             first=job.plan.first,
             labels=_labels(self.served, job.plan),
+            conditions=_conditions(self.served, job.plan),
             stop_reason=event.stop_reason,
             expires_in_s=expires_in_s,
             timing=timing(event, self.context),
         )
 
 
-def timing(event: ResultEvent | CodecResultEvent, context: RequestContext) -> RequestTiming:
-    """Return the durations of the phases of a request, in milliseconds."""
-    now = context.clock()
-    if isinstance(event, ResultEvent):
-        sampling_s, decode_s = event.sampling_s, event.decode_s
-    else:
-        sampling_s, decode_s = 0.0, event.compute_s
-    return RequestTiming(
-        queue_ms=_ms(event.queue_s),
-        sampling_ms=_ms(sampling_s),
-        decode_ms=_ms(decode_s),
-        total_ms=_ms(now - context.arrival),
-        late_ms=None if context.deadline is None else _ms(now - context.deadline),
-    )
-
-
-def to_base64(media: MediaProcessor, samples: Tensor, format: str) -> list[str]:
-    """Convert samples to files in base64.
-
-    Args:
-        media: Media converter of the model.
-        samples: float32 [n, *sample_shape] in [-1, 1].
-        format: File format of each sample.
-    """
-    return [base64.b64encode(file).decode() for file in media.to_bytes(samples, format)]
+def _conditions(served: ServedModel, plan: Plan) -> list[dict[str, Any]] | None:
+    if plan.conditions is None:
+        return None
+    known, given = served.model.conditions, plan.conditions
+    return [decode_conditions(known, given, i) for i in range(len(plan))]
 
 
 def _labels(served: ServedModel, plan: Plan) -> list[str] | None:
@@ -413,7 +534,3 @@ def _labels(served: ServedModel, plan: Plan) -> list[str] | None:
     if names is None or plan.labels is None:
         return None
     return [names[i] for i in plan.labels.tolist()]
-
-
-def _ms(seconds: float) -> float:
-    return round(1000 * seconds, 3)

@@ -317,6 +317,8 @@ class Scheduler:
                 or now - job.last_preview_at < job.preview_interval_s
             ):
                 continue
+            if job.plan.candidates is not None:  # it has several beginnings yet
+                continue
             runner, first = self.runners[job.model], math.isinf(job.last_preview_at)
             busy = bool(self.waiting) and not first
             if busy or self.admission.min_slack_s(self.jobs) < runner.costs.decode_s(

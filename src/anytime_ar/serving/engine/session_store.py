@@ -97,6 +97,8 @@ class SessionStore:
         small = codes.to(torch.int32)
         session = Session(job.model, job.client, job.plan, small, form)
         nbytes = SESSION_OVERHEAD_BYTES + small.nbytes + job.plan.noise.nbytes
+        if job.plan.fixed_codes is not None:
+            nbytes += job.plan.fixed_codes.nbytes
         self._entries[sample_id] = _SessionEntry(session, self._clock() + self.ttl_s, nbytes)
         self._bytes += nbytes
         self._evict()

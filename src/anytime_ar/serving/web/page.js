@@ -56,7 +56,8 @@ async function run(path, body, mine) {
   try {
     const many = model().code_length > MANY_CODES ? { previews_per_s: PREVIEWS_PER_S } : {};
     const signal = mine.abort.signal;
-    const response = await ask(path, { ...body, ...many, stream: true }, { signal });
+    const format = model().formats.find((name) => name === "png" || name === "wav");
+    const response = await ask(path, { ...body, ...many, format, stream: true }, { signal });
     for await (const event of events(response)) {
       if (event.name === "error") throw new Error(event.data.error.message);
       mine.id = event.data.id;
@@ -103,7 +104,7 @@ function begin(path, body, mine) {
 function watch(mine) {
   mine.frozen = false;
   $("stop").disabled = false;
-  $("refine").disabled = true;
+  $("refine").disabled = $("vary").disabled = true;
   say("Drawing:");
   showProgress(mine);
   play(mine);
@@ -114,6 +115,10 @@ function draw(event) {
   stopServer(drawing);
   const body = { model: model().name, n: Number($("count").value), codes: Number($("codes").value) };
   if ($("label").value !== "") body.label = Number($("label").value);
+  const given = [...$("conditions").querySelectorAll("[name]")].filter((field) => field.value !== "");
+  if (given.length) {
+    body.conditions = Object.fromEntries(given.map((field) => [field.name, field.read(field.value)]));
+  }
   if ($("seed").value !== "") body.seed = Number($("seed").value);
   if ($("deadline").value !== "") body.deadline_ms = Number($("deadline").value);
   begin("/v1/samples", body, newDrawing());
@@ -146,6 +151,22 @@ async function refine() {
   begin(`/v1/samples/${mine.id}/refine`, { codes }, mine);
 }
 
+// Requests variations of one of the samples, with as many of its codes kept as the page says.
+async function vary() {
+  const mine = drawing;
+  $("vary").disabled = true;
+  await mine.finished;
+  if (mine !== drawing) return;
+  const keep = Number($("keep").value);
+  const body = {
+    vary: { id: mine.id, index: Number($("chosen").value) - 1, keep },
+    n: Number($("count").value),
+    codes: Math.max(keep, Number($("codes").value)),
+  };
+  if ($("deadline").value !== "") body.deadline_ms = Number($("deadline").value);
+  begin("/v1/samples", body, newDrawing());
+}
+
 // ---------------------------------------------------------------- showing
 
 // Apart from the status, so that screen readers do not announce every code.
@@ -172,6 +193,7 @@ const WHY = {
 
 function settle(mine) {
   $("stop").disabled = true;
+  $("vary").disabled = !mine.id;
   $("refine").disabled = !mine.id || mine.played >= model().code_length;
   if (mine.frozen && mine.played !== mine.end?.codes_drawn) {
     return say(`Stopped at ${mine.played} of ${model().code_length} codes.`);
@@ -319,17 +341,43 @@ function scrub() {
   mark();
 }
 
+// A control for a condition: a list of classes, or a field for a text or numbers.
+function conditionField([name, { kind, names, words, width, max_tokens: tokens }]) {
+  const label = Object.assign(document.createElement("label"), { textContent: `${name} ` });
+  if (kind === "class") {
+    const field = Object.assign(document.createElement("select"), { name, read: Number });
+    field.replaceChildren(new Option("any", ""), ...names.map((one, i) => new Option(one, i)));
+    label.append(field);
+    return label;
+  }
+  const numbers = (text) => text.split(/[\s,]+/).filter(Boolean).map(Number);
+  const field = Object.assign(document.createElement("input"), {
+    name,
+    read: kind === "text" ? String : numbers,
+    placeholder:
+      kind === "text"
+        ? words.slice(0, 3).join(" ")
+        : kind === "vector" ? `${width} numbers` : `up to ${tokens} codes`,
+  });
+  label.append(field);
+  return label;
+}
+
 function chooseModel() {
-  const { labels, code_length: length, slots } = model();
+  const { labels, conditions, code_length: length, slots } = model();
   stopServer(drawing);
   drawing = null;
   $("samples").replaceChildren();
-  $("stop").disabled = $("refine").disabled = true;
+  $("stop").disabled = $("refine").disabled = $("vary").disabled = true;
+  $("chosen").value = 1;
+  $("keep").max = length;
+  $("keep").value = Math.round(length / 2);
   $("label-field").hidden = !labels;
   $("label").replaceChildren(
     new Option("any", ""),
     ...(labels ?? []).map((name, i) => new Option(name, i)),
   );
+  $("conditions").replaceChildren(...Object.entries(conditions).map(conditionField));
   $("count").max = slots;
   $("count").value = Math.min($("count").value, Math.max(1, Math.floor(slots / 2)));
   $("codes").max = length;
@@ -387,6 +435,11 @@ async function start() {
   $("form").addEventListener("submit", draw);
   $("stop").addEventListener("click", stop);
   $("refine").addEventListener("click", refine);
+  $("vary").addEventListener("click", vary);
+  $("samples").addEventListener("click", ({ target }) => {
+    const index = [...$("samples").children].indexOf(target.closest("figure"));
+    if (index >= 0) $("chosen").value = index + 1;
+  });
   $("codes").addEventListener("input", scrub);
   window.addEventListener("resize", () => (drawCurve(), mark()));
   document.addEventListener("keydown", (event) => {

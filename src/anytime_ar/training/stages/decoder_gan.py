@@ -54,7 +54,7 @@ class Discriminator(nn.Module):
         channels, *sides = sample_shape
         layers: list[nn.Module] = []
         width = channels
-        while max(sides) > MIN_MAP_SIZE:
+        while max(sides) > MIN_MAP_SIZE and min(sides) > 1:
             wider = config.discriminator_width if not layers else 2 * width
             layers += [nn.Conv2d(width, wider, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
             width, sides = wider, [side // 2 for side in sides]

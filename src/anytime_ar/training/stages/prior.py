@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from anytime_ar.autoencoder import OrderedAutoencoder, Tokenizer
 from anytime_ar.bundle.format import attach_codebook
 from anytime_ar.codes import largest_vocabulary, random_codes
+from anytime_ar.conditions import Conditions, concatenate_conditions, hide_rows
 from anytime_ar.data import AugmentationConfig, Batch, DataSplits, Split
 from anytime_ar.errors import InputError
 from anytime_ar.prior import CausalPrior, Prior
@@ -54,7 +55,7 @@ class PriorStage(Stage):
         autoencoder.to(fabric.device).eval()
         attach_codebook(autoencoder, prior)
         conditional = prior.label_count > 0
-        self.codes, self.labels = encode_training_split(
+        self.codes, self.labels, self.conditions = encode_training_split(
             autoencoder,
             data.train,
             config,
@@ -62,6 +63,8 @@ class PriorStage(Stage):
             fabric=fabric,
             distributed=distributed,
         )
+        if isinstance(prior, Prior) and self.conditions is not None:
+            prior.standardize_conditions(self.conditions)
         self._current_order: tuple[int, Tensor] = (-1, torch.empty(0))  # epoch, order
         self.validation = _encode_batches(
             autoencoder,
@@ -71,13 +74,13 @@ class PriorStage(Stage):
             distributed,
         )
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor | None]:
+    def batch(self, step: int) -> PriorBatch:
         """Return this process's shard of the code sequences of a step.
 
         Each epoch contains every sequence once, in an order that depends on seed and epoch alone.
 
         Returns:
-            Codes, int64 [n, k] with prefix length k, and labels, int64 [n] or None.
+            Codes, int64 [n, k] with prefix length k, labels, int64 [n] or None, and conditions.
         """
         options, sizes = self.config.prior_training, self.batch_sizes
         turns, turn = divmod(step, len(sizes))
@@ -93,9 +96,9 @@ class PriorStage(Stage):
             ]
         )
         codes = self.codes[rows, :length].long()
-        return codes, None if self.labels is None else self.labels[rows]
+        return codes, *_rows_of(self.labels, self.conditions, rows)
 
-    def timing_batches(self, batch_size: int) -> list[tuple[Tensor, Tensor | None]]:
+    def timing_batches(self, batch_size: int) -> list[PriorBatch]:
         """Return a batch for each prefix length, of the first sequences of the training split.
 
         Args:
@@ -103,9 +106,11 @@ class PriorStage(Stage):
                 scaled as in training.
 
         Returns:
-            Codes, int64 [n, k], and labels, int64 [n] or None, of each batch.
+            Codes, int64 [n, k], labels, int64 [n] or None, and conditions of each batch.
         """
-        return timing_batches(self.config.prior_training, self.codes, self.labels, batch_size)
+        return timing_batches(
+            self.config.prior_training, self.codes, self.labels, self.conditions, batch_size
+        )
 
     def _epoch_order(self, epoch: int) -> Tensor:
         if self._current_order[0] != epoch:
@@ -117,13 +122,15 @@ class PriorStage(Stage):
     def validate(self, objective: nn.Module, fabric: Fabric) -> dict[str, float]:
         """Return `loss`, the negative log-likelihood of validation codes in nats per code."""
         total = torch.zeros((), dtype=torch.float64)
-        codes, labels = self.validation
+        codes, labels, conditions = self.validation
         starts = range(0, len(codes), ENCODE_BATCH_SIZE)
         for at in starts[self.distributed.rank :: self.distributed.world_size]:
-            part = fabric.to_device(codes[at : at + ENCODE_BATCH_SIZE].long())
-            of = None if labels is None else fabric.to_device(labels[at : at + ENCODE_BATCH_SIZE])
+            rows = torch.arange(at, min(at + ENCODE_BATCH_SIZE, len(codes)))
+            part, *given = fabric.to_device(
+                (codes[rows].long(), *_rows_of(labels, conditions, rows))
+            )
             with fabric.autocast():
-                loss = objective(part, of)["loss"]
+                loss = objective(part, *given)["loss"]
             total += float(loss) * len(part)
         return {"loss": float(self.distributed.all_reduce_sum(total)) / len(codes)}
 
@@ -141,27 +148,44 @@ class PriorStage(Stage):
             raise KeyError(f"{state['sequences']} code sequences then, {len(self.codes)} now")
 
 
+PriorBatch = tuple[Tensor, Tensor | None, Conditions | None]
+"""Codes, int64 [n, k], labels, int64 [n] or None, and n rows of each condition or None."""
+
+
+def _rows_of(
+    labels: Tensor | None, conditions: Conditions | None, rows: Tensor
+) -> tuple[Tensor | None, Conditions | None]:
+    """Return labels and conditions of some rows, int64 [n]."""
+    given = None if conditions is None else {name: x[rows] for name, x in conditions.items()}
+    return None if labels is None else labels[rows], given
+
+
 def timing_batches(
-    options: PriorTrainingConfig, codes: Tensor, labels: Tensor | None, batch_size: int
-) -> list[tuple[Tensor, Tensor | None]]:
+    options: PriorTrainingConfig,
+    codes: Tensor,
+    labels: Tensor | None,
+    conditions: Conditions | None,
+    batch_size: int,
+) -> list[PriorBatch]:
     """Return a batch of the first sequences for each prefix length.
 
     Args:
         options: Settings of the stage.
         codes: Code sequences, [N, L].
         labels: Labels, int64 [N] or None.
+        conditions: N rows of each condition, or None.
         batch_size: Sequences in the batch of the first prefix length; the other batches are scaled
             as in training.
 
     Returns:
-        Codes, int64 [n, k], and labels, int64 [n] or None, of each batch.
+        Codes, int64 [n, k], labels, int64 [n] or None, and conditions of each batch.
     """
     sizes = [round(options.batch_size / share) for share in options.prefix_fractions]
-    batches: list[tuple[Tensor, Tensor | None]] = []
+    batches: list[PriorBatch] = []
     for size, share in zip(sizes, options.prefix_fractions, strict=True):
         taken = torch.arange(batch_size * size // sizes[0]) % len(codes)
         length = math.ceil(share * codes.shape[1])
-        batches.append((codes[taken, :length].long(), None if labels is None else labels[taken]))
+        batches.append((codes[taken, :length].long(), *_rows_of(labels, conditions, taken)))
     return batches
 
 
@@ -173,7 +197,7 @@ def encode_training_split(
     conditional: bool,
     fabric: Fabric,
     distributed: DistributedContext,
-) -> tuple[Tensor, Tensor | None]:
+) -> PriorBatch:
     """Encode a split, with as many augmented copies of each sample as the configuration asks for.
 
     Args:
@@ -185,8 +209,9 @@ def encode_training_split(
         distributed: The processes, which share the batches.
 
     Returns:
-        Codes, int16 or int32 [N * augmented_copies, L], and labels, int64 [N * augmented_copies],
-        or None if `conditional` is False. Every process gets all of them.
+        Codes, int16 or int32 [N * augmented_copies, L], labels, int64 [N * augmented_copies], or
+        None if `conditional` is False, and as many rows of each condition. Every process gets all
+        of them.
 
     Raises:
         InputError: The split does not give its size, which augmented copies need.
@@ -206,8 +231,10 @@ def encode_training_split(
     batches = split.shuffled(ENCODE_BATCH_SIZE, config.seed, options.augmentation)
     wanted = size * options.augmented_copies
     taken = (next(batches) for _ in range(-(-wanted // ENCODE_BATCH_SIZE)))
-    codes, labels = _encode_batches(autoencoder, taken, conditional, fabric, distributed)
-    return codes[:wanted], None if labels is None else labels[:wanted]
+    codes, labels, conditions = _encode_batches(
+        autoencoder, taken, conditional, fabric, distributed
+    )
+    return codes[:wanted], *_rows_of(labels, conditions, torch.arange(wanted))
 
 
 @torch.no_grad()
@@ -217,12 +244,13 @@ def _encode_batches(
     conditional: bool,
     fabric: Fabric,
     distributed: DistributedContext,
-) -> tuple[Tensor, Tensor | None]:
+) -> PriorBatch:
     """Encode batches, each in one of the processes; see `encode_training_split`."""
     largest = largest_vocabulary(autoencoder.vocabulary)
     compact = torch.int16 if largest <= 2**15 else torch.int32
     codes: list[Tensor] = []
     labels: list[Tensor] = []
+    conditions: list[Conditions] = []
     for number, batch in enumerate(batches):
         encoded = torch.zeros(len(batch.data), autoencoder.code_length, dtype=compact)
         if number % distributed.world_size == distributed.rank:
@@ -237,7 +265,13 @@ def _encode_batches(
         if conditional:
             assert batch.labels is not None
             labels.append(batch.labels)
-    return distributed.all_reduce_sum(torch.cat(codes)), torch.cat(labels) if conditional else None
+        if batch.conditions is not None:
+            conditions.append(batch.conditions)
+    return (
+        distributed.all_reduce_sum(torch.cat(codes)),
+        torch.cat(labels) if conditional else None,
+        concatenate_conditions(conditions),
+    )
 
 
 def check_sequence_memory(config: TrainConfig, tokenizer: Tokenizer, nodes: int) -> None:
@@ -274,17 +308,19 @@ class PriorObjective(nn.Module):
         self,
         codes: Tensor,
         labels: Tensor | None,
+        conditions: Conditions | None = None,
         generator: torch.Generator | None = None,
         shard: BatchShard = FULL_BATCH,
     ) -> Losses:
         """Return the loss of code sequences.
 
-        In training mode, random labels are dropped and random input codes replaced. A sequence
-        gets the same ones whether its batch is sharded or not.
+        In training mode, random labels and conditions are dropped and random input codes replaced.
+        A sequence gets the same ones whether its batch is sharded or not.
 
         Args:
             codes: Codes, int64 [B, L], or a prefix of them.
-            labels: Class labels, int64 [B]; None: unconditional.
+            labels: Class labels, int64 [B]; None: without labels.
+            conditions: B rows of each condition; None: without conditions.
             generator: CPU generator of this step, required in training mode.
             shard: Which shard of the batch `codes` are.
 
@@ -294,16 +330,48 @@ class PriorObjective(nn.Module):
         seen = codes
         if self.training:
             assert generator is not None
-            if labels is not None:
-                hidden = _random_mask(self.prior.label_dropout, labels, generator, shard)
-                labels = torch.where(hidden, self.prior.no_label, labels)
+            labels, conditions = self._drop(codes[:, 0], labels, conditions, generator, shard)
             if self.code_noise:
                 shape = shard.global_batch_size(len(codes)), codes.shape[1]
                 random = random_codes(self.prior.vocabulary, shape, generator)
                 replaced = _random_mask(self.code_noise, codes, generator, shard)
                 seen = torch.where(replaced, shard.local_slice(random).to(codes.device), codes)
-        logits = self.prior(seen, labels)  # [B, L, V]
+        given = (labels,) if conditions is None else (labels, conditions)
+        logits = self.prior(seen, *given)  # [B, L, V]
         return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), codes.flatten())}
+
+    def _drop(
+        self,
+        like: Tensor,
+        labels: Tensor | None,
+        conditions: Conditions | None,
+        generator: torch.Generator,
+        shard: BatchShard,
+    ) -> tuple[Tensor | None, Conditions | None]:
+        """Hide labels and conditions at random, all of a sequence together and each by itself.
+
+        Args:
+            like: A tensor [B] on the device.
+            labels: See `forward`.
+            conditions: See `forward`.
+            generator: See `forward`.
+            shard: See `forward`.
+        """
+        if labels is None and conditions is None:
+            return None, None
+        all_hidden = _random_mask(self.prior.label_dropout, like, generator, shard)
+        hidden = dict.fromkeys(["label", *(conditions or {})], all_hidden)
+        if conditions is not None and len(conditions) + (labels is not None) > 1:
+            assert isinstance(self.prior, Prior)
+            share = self.prior.config.condition_dropout
+            for name in hidden:
+                hidden[name] = all_hidden | _random_mask(share, like, generator, shard)
+        if labels is not None:
+            labels = torch.where(hidden["label"], self.prior.no_label, labels)
+        if conditions is not None:
+            del hidden["label"]
+            conditions = hide_rows(self.prior.conditions, conditions, hidden)
+        return labels, conditions
 
 
 def _random_mask(

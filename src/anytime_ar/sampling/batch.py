@@ -47,7 +47,9 @@ class DecodeBatch(BoundToProcess):
         self._scheduled: dict[int, SamplingParams] = {}  # by row ID, with a schedule
         self._fixed_codes: Tensor | None = None  # by slot, int64 [capacity, L], -1: drawn
         self._with_fixed_codes: set[int] = set()  # row IDs
-        self._log_probabilities = torch.zeros(capacity, dtype=torch.float64)  # by slot
+        self._log_probabilities = torch.zeros(
+            capacity, dtype=torch.float64, device="cpu"
+        )  # by slot
         self._scored: set[int] = set()  # row IDs
         self._next_id = 0
 
@@ -201,8 +203,8 @@ class DecodeBatch(BoundToProcess):
             drawn = self._rows.codes[:count].to(logits.device).gather(1, last)
             vocabulary = self.decoder.vocabulary
             if not isinstance(vocabulary, int):  # a code has no values from its vocabulary on
-                sizes = torch.tensor(vocabulary, device=logits.device)[last]
-                values = torch.arange(logits.shape[1], device=logits.device)
+                sizes = int64_tensor(vocabulary, logits.device)[last]
+                values = int64_tensor(range(logits.shape[1]), logits.device)
                 logits = logits.masked_fill(values >= sizes, -torch.inf)
             found = logits.double().log_softmax(-1).gather(1, drawn)[:, 0]
             self._log_probabilities[:count] += found.cpu()

@@ -378,7 +378,8 @@ class Sampler:
             scores = batch.log_probabilities(rows)
         else:
             codes = batch.codes(rows)
-            scores = torch.as_tensor(scorer(codes, self.decode(codes)))
+            given = scorer(codes, self.decode(codes))
+            scores = torch.as_tensor(given, dtype=torch.float64, device="cpu")
             if scores.shape != (len(rows),) or not scores.isfinite().all():
                 raise InputError(
                     f"candidate_scorer returned a tensor of shape {list(scores.shape)}; return "

@@ -111,6 +111,14 @@ class OrderedAutoencoder(Tokenizer):
         else:
             self.register_buffer("fill", vectors, persistent=False)
 
+    @property
+    def time_segments(self) -> int | None:
+        """Return the number of segments of a sound or series; see `Tokenizer.time_segments`."""
+        layout = self.layout
+        if not isinstance(layout, SegmentLayout) or layout.num_global or len(layout.shape) != 1:
+            return None
+        return layout.segments
+
     def init_codebooks(self, batches: Sequence[Tensor], generator: torch.Generator) -> None:
         """Initialise the codebooks before training.
 

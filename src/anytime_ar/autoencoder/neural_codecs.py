@@ -90,6 +90,11 @@ class CodecTokenizer(Tokenizer):
         self.frames = frames
         self.code_length = self.levels * self.frames
 
+    @property
+    def time_segments(self) -> int:
+        """Return the number of frames; see `Tokenizer.time_segments`."""
+        return self.frames
+
     @default_torch_modes()
     def encode(self, x: Tensor) -> Tensor:
         """Encode sounds: float32 [B, 1, T] in [-1, 1] -> int64 [B, L], level by level.

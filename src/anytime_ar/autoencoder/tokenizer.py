@@ -29,6 +29,15 @@ class Tokenizer(ModelPart, nn.Module, abc.ABC):
     sample_shape: tuple[int, ...]
     """Shape of one sample: (C, H, W) of images, (C, T) of audio."""
 
+    @property
+    def time_segments(self) -> int | None:
+        """Return the number S of equal parts of time whose codes follow each other at each level.
+
+        Codes are in level-major order then: level 1 of all parts, level 2 of all parts, and so on.
+        None: codes stand for whole samples, or in another order.
+        """
+        return None
+
     @abc.abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Encode samples: float32 [B, *sample_shape] in [-1, 1] -> int64 [B, L] in 0..V-1."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -73,6 +75,7 @@ from anytime_ar.sampling.arguments import (
 )
 from anytime_ar.sampling.batch import MAX_ROWS
 from anytime_ar.sampling.budget import Budget
+from anytime_ar.sampling.continuation import join, long_codes, windows_of
 from anytime_ar.sampling.cost_model import CostModel
 from anytime_ar.sampling.plan import Label, Plan, default_candidate_codes, label_indices
 from anytime_ar.sampling.result import Preview, SampleResult, SamplingState
@@ -414,6 +417,75 @@ class AnytimeModel:
         if budget.deadline_s is not None:
             raise InputError("deadline_s includes decoding; use generate, whose result has codes")
         return self.sampler.sample_codes(plan, budget)
+
+    @default_torch_modes()
+    def sample_long(
+        self,
+        seconds: float,
+        n: int = 1,
+        *,
+        overlap: int | None = None,
+        **options: Unpack[SampleKwargs],
+    ) -> Tensor:
+        """Generate n sounds of any length, by continuation: float32 [n, C, seconds * sample_rate].
+
+        Each window of the model is drawn given the codes of the end of the one before; the first
+        is a usual sample. Every window has the label and the conditions of its sample.
+
+        Args:
+            seconds: length of a sound, in seconds.
+            n: number of sounds.
+            overlap: parts of time that a window shares with the next, 1..S/2, where S is
+                `autoencoder.time_segments`; None: an eighth of them.
+            options: as for `sample`, without `deadline_s`, `budget`, `fixed_codes` and
+                `candidates`.
+
+        Raises:
+            InputError: as for `sample`, or the model has no sounds, or codes for whole sounds.
+            TypeError: an option of that name does not exist.
+        """
+        return torch.cat([*self.stream_long(seconds, n, overlap=overlap, **options)], dim=2)
+
+    def stream_long(
+        self,
+        seconds: float,
+        n: int = 1,
+        *,
+        overlap: int | None = None,
+        **options: Unpack[SampleKwargs],
+    ) -> Iterator[Tensor]:
+        """Generate n sounds of any length, and yield each part as soon as it is drawn.
+
+        Args:
+            seconds: see `sample_long`.
+            n: see `sample_long`.
+            overlap: see `sample_long`.
+            options: see `sample_long`.
+
+        Yields:
+            Consecutive parts, float32 [n, C, t].
+
+        Raises:
+            InputError: as for `sample_long`, by the call itself.
+            TypeError: as for `sample_long`.
+        """
+        if self.sample_rate is None:
+            raise InputError(
+                f"model {self.bundle.card.name!r} has no sounds to continue; pass an audio model"
+            )
+        if not 0 < seconds < math.inf:
+            raise InputError(f"seconds={seconds} is no length; pass a positive number")
+        for name in ("deadline_s", "budget", "fixed_codes", "candidates"):
+            if options.get(name) is not None:
+                raise InputError(f"{name} is for one window; pass codes or quality instead")
+        windows, shared = windows_of(self, overlap)
+        samples = max(1, round(seconds * self.sample_rate))
+        settings: dict[str, Any] = {**options}
+        if settings.get("seed") is None:
+            settings["seed"] = secrets.randbits(64)
+        self.plan(n, **settings)  # so that mistakes are found before anything is drawn
+        codes = long_codes(self, n, windows.count(samples), shared, settings)
+        return join(map(self.decode, codes), windows, samples)
 
     def generate(self, n: int = 1, **options: Unpack[SampleKwargs]) -> SampleResult:
         """Generate n samples, and return them with their codes, stop reason and state.

@@ -9,6 +9,7 @@ see `anytime bulk sample`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--codes", type=int | list[int] | None, help="codes per sample, or a list; default: all"
     )
+    parser.add_argument(
+        "--seconds",
+        type=float | None,
+        help="length of sounds, by continuation; default: one window",
+    )
     add_budget_options(parser)
     add_sampling_options(parser)
     add_candidates(parser)
@@ -71,6 +77,9 @@ def run(arguments: Namespace) -> None:
     if arguments.fixed_codes is not None:
         settings["fixed_codes"] = arguments.fixed_codes
     tune_threads_without_kernel(arguments)
+    if arguments.seconds is not None:
+        _sample_long(model, files, out, arguments, settings)
+        return
     if arguments.deadline_s is not None and arguments.num_samples >= 1:
         model.warm_up(arguments.num_samples, guidance=settings.get("guidance"))
     # Create the sampler, and perhaps compile it, while Ctrl-C still ends the command at once.
@@ -96,6 +105,38 @@ def run(arguments: Namespace) -> None:
         arguments,
         seed=settings["seed"],
         min_deadline_s=min_deadline_s,
+    )
+
+
+def _sample_long(
+    model: AnytimeModel, files: SampleFiles, out: Path, arguments: Namespace, settings: SampleKwargs
+) -> None:
+    """Generate sounds of any length, and write them to files.
+
+    Raises:
+        InputError: an option is for one window, or the model has no sounds of parts.
+    """
+    options: dict[str, Any] = {**settings, "codes": arguments.codes, "quality": arguments.quality}
+    for option in ("deadline_s", "save_state"):
+        if arguments[option] is not None:
+            raise InputError(
+                f"--{option.replace('_', '-')} is for one window; drop it or --seconds"
+            )
+    if isinstance(arguments.codes, list):
+        raise InputError("--codes has several numbers, and --seconds takes one; pass one")
+    begin = time.perf_counter()
+    samples = model.sample_long(arguments.seconds, arguments.num_samples, **options)
+    written = files.write(samples, out, arguments.columns)
+    taken_s = time.perf_counter() - begin
+    print_result(
+        arguments,
+        f"{written}: {plural(len(samples), 'sound')} of {arguments.seconds:g} s in {taken_s:.2f} s, "
+        f"seed {settings['seed']}",
+        **written.json_fields,
+        samples=len(samples),
+        seconds=round(taken_s, 4),
+        length_s=arguments.seconds,
+        seed=settings["seed"],
     )
 
 

@@ -48,7 +48,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--seconds",
         type=float | None,
-        help="length of sounds, by continuation; default: one window",
+        help="length of sounds; default: one window",
     )
     add_budget_options(parser)
     add_sampling_options(parser)
@@ -119,9 +119,8 @@ def _sample_long(
     options: dict[str, Any] = {**settings, "codes": arguments.codes, "quality": arguments.quality}
     for option in ("deadline_s", "save_state"):
         if arguments[option] is not None:
-            raise InputError(
-                f"--{option.replace('_', '-')} is for one window; drop it or --seconds"
-            )
+            name = option.replace("_", "-")
+            raise InputError(f"--{name} is for one window; drop it or --seconds")
     if isinstance(arguments.codes, list):
         raise InputError("--codes has several numbers, and --seconds takes one; pass one")
     begin = time.perf_counter()
@@ -130,8 +129,8 @@ def _sample_long(
     taken_s = time.perf_counter() - begin
     print_result(
         arguments,
-        f"{written}: {plural(len(samples), 'sound')} of {arguments.seconds:g} s in {taken_s:.2f} s, "
-        f"seed {settings['seed']}",
+        f"{written}: {plural(len(samples), 'sound')} of {arguments.seconds:g} s in "
+        f"{taken_s:.2f} s, seed {settings['seed']}",
         **written.json_fields,
         samples=len(samples),
         seconds=round(taken_s, 4),

@@ -3,10 +3,10 @@
     python benchmarks/continuation.py fsdd --feature-extractor path/to/features
 
 A sound of many windows is drawn for each class. The table shows, for windows in thirds of the
-sound, how often a classifier reads the class, and the level. `joints` is how much samples jump within
-4 samples of where a cross-fade begins or ends, relative to everywhere else; `no fade` is the same
-where windows are put one after the other. `real time` is the time of drawing by the length of the
-sound, on one thread.
+sound, how often a classifier reads the class, and the level. `joints` is how much samples jump
+within 4 samples of where a cross-fade begins or ends, relative to everywhere else; `no fade` is the
+same where windows are put one after the other. `real time` is the time of drawing by the length of
+the sound, on one thread.
 """
 
 from __future__ import annotations

@@ -28,8 +28,6 @@ from anytime_ar.errors import BundleError, InputError
 from anytime_ar.evaluation.evaluator import code_usage
 from anytime_ar.kernel import BuildError, kernel_library
 from anytime_ar.prior import (
-    IS_UNCONDITIONAL,
-    NO_UNCONDITIONAL,
     Backend,
     CausalPrior,
     Prior,
@@ -37,6 +35,7 @@ from anytime_ar.prior import (
     RowSamplingParams,
     SamplingParams,
     TensorCache,
+    link_rows,
     make_prior_decoder,
 )
 from anytime_ar.prior.huggingface import HuggingFacePrior
@@ -196,7 +195,8 @@ def test_decoders_compute_what_the_prior_does(backend: Backend, precision: Any) 
     with torch.no_grad():
         whole = prior(codes, labels)
     rows = decoder.allocate(4)
-    rows.labels[:], rows.codes[:] = labels, codes
+    decoder.set_conditions(rows, 0, labels, None)
+    rows.codes[:] = codes
     tolerance = 1e-4 if precision == "float32" else 0.3
     own = []
     for position in range(L):
@@ -217,7 +217,7 @@ def draw_beside_others(prior: Any, backend: Backend) -> Tensor:
     decoder = make_prior_decoder(prior, backend=backend)
     rows = decoder.allocate(8)
     rows.codes[:] = random_codes(SIZES, (8, L), torch.Generator().manual_seed(0))
-    rows.labels[:] = torch.arange(8) % 2
+    decoder.set_conditions(rows, 0, torch.arange(8) % 2, None)
     rows.noise[:] = torch.rand(8, L, dtype=torch.float64, generator=torch.Generator())
     rows.noise[0] = 1 - 2.0**-53
     kinds = [
@@ -229,11 +229,13 @@ def draw_beside_others(prior: Any, backend: Backend) -> Tensor:
         SamplingParams(guidance=0.0, top_k=20),
     ]
     for slot, params in enumerate(kinds):
-        other = slot + 2 if params.guided else NO_UNCONDITIONAL
-        rows.sampling_params[slot] = RowSamplingParams.of(params, other)
+        rows.sampling_params[slot] = RowSamplingParams.of(params)
         if params.guided:
-            rows.sampling_params[other] = RowSamplingParams.of(params, IS_UNCONDITIONAL)
-            rows.codes[other], rows.labels[other] = rows.codes[slot], prior.no_label
+            other = slot + 2
+            rows.sampling_params[other] = RowSamplingParams.of(params, float(params.guidance))
+            link_rows(rows.sampling_params, [slot, other])
+            rows.codes[other] = rows.codes[slot]
+            decoder.set_conditions(rows, other, torch.tensor([prior.no_label]), None)
     for first, position in enumerate([0, 1, 2, 3, 1, 2, 1, 2]):
         rows.positions[first] = position
         if position:
@@ -295,7 +297,11 @@ def test_models_draw_refine_save_and_load(make: Any, tmp_path: Path) -> None:
             r"the prior's vocabulary is \(40, 5, 5, 17, 3, 40\), and the tokenizer has "
             r"\(40, 5, 6, 17, 3, 40\); give it",
         ),
-        (40, own_prior(), r"vocabulary is \(40, 5, 5, 17, 3, 40\), and the tokenizer has 40"),
+        (
+            (40,) * L,
+            own_prior(),
+            r"vocabulary is \(40, 5, 5, 17, 3, 40\), and the tokenizer has 40",
+        ),
     ],
 )
 def test_tokenizers_that_are_refused(sizes: Any, prior: Any, message: str) -> None:
@@ -333,7 +339,7 @@ def test_a_prior_learns_codes_of_each_vocabulary() -> None:
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
-        loss = objective(codes, None, generator)["loss"]
+        loss = objective(codes, None, generator=generator)["loss"]
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

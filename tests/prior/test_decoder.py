@@ -163,8 +163,8 @@ def test_a_replay_leaves_other_rows_alone(backend: Backend) -> None:
     rows = decoder.allocate(4)
     fill(decoder, rows, labels=labels, codes=codes)
     put(rows, [20, 20, 5, 5])
-    decoder.prefill(decoder, rows, 0, 2)
-    decoder.prefill(decoder, rows, 2, 2)
+    decoder.prefill(rows, 0, 2)
+    decoder.prefill(rows, 2, 2)
     logits = decoder.logits(rows, 4)
     assert torch.equal(logits[:2], expected[:2, 20])
     assert torch.equal(logits[2:], expected[2:, 5])
@@ -263,7 +263,7 @@ def test_the_backends_choose_alike() -> None:
                 rows.codes[shadow] = rows.codes[slot]
                 decoder.set_conditions(rows, shadow, torch.tensor([prior.no_label]), None)
         put(rows, [3] * 4)
-        decoder.prefill(decoder, rows, 0, 4)
+        decoder.prefill(rows, 0, 4)
         for _ in range(30):
             decoder.step(rows, count)
         assert rows.positions[:] == [33] * 4 + [30] * 4

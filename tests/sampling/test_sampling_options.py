@@ -48,8 +48,8 @@ def test_bad_options_fail_at_the_call(
 def test_unknown_options_are_refused(model: AnytimeModel, method: str) -> None:
     message = (
         "unknown option cods, sed; the options are "
-        "codes, deadline_s, quality, cancel, min_codes, budget, label, seed, first, "
-        "temperature, top_k, top_p, guidance, fixed_codes, "
+        "codes, deadline_s, quality, cancel, min_codes, budget, label, conditions, "
+        "seed, first, temperature, top_k, top_p, guidance, condition_guidance, fixed_codes, "
         "candidates, candidate_codes, candidate_scorer"
     )
     with pytest.raises(TypeError, match=message):
@@ -109,7 +109,7 @@ def test_guidance_of_a_model_needs_labels(model: AnytimeModel) -> None:
     values["data"] |= {"labels": None, "label_frequencies": None}
     values["sampling_params"] |= {"guidance": 2.0}
     with pytest.raises(
-        InputError, match=r"sampling_params.guidance is 2.0, and the model has no labels"
+        InputError, match=r"sampling_params: guidance 2\.0 was given, but this model has no labels"
     ):
         Card.parse(values, origin="test")
 

@@ -346,7 +346,7 @@ def test_a_prior_of_the_codes_of_a_codec(tmp_path: Path) -> None:
             "prior.config.vocabulary is 3, and the codes have",
         ),
         ({"prior": {"kind": "huggingface_prior", "config": {"model": 3}}}, "model is 3; give the"),
-        ({"prior": {"kind": "huggingface_prior"}}, "no causal model of the installed"),
+        ({"prior": {"kind": "huggingface_prior"}}, "the prior is no causal model: its config"),
         ({"tokenizer": "mnist"}, r"takes samples of shape \[1, 28, 28\], and those of digits have"),
         ({"tokenizer": "nothing"}, "no model 'nothing'"),
         ({"tokenizer": "mnist", "prior": None}, "tokenizer is given and prior is null"),

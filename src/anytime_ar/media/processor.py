@@ -219,9 +219,9 @@ class ImageProcessor(MediaProcessor):
     suffixes: tuple[str, ...] = (*WRITABLE_IMAGE_SUFFIXES, ".npy")
 
     def __init__(self, sample_shape: tuple[int, ...]) -> None:
-        """Store the shape; samples of other than 1 or 3 channels are arrays, and no images."""
+        """Store the shape; samples of other than 1, 3 or 4 channels are arrays, and no images."""
         super().__init__(sample_shape)
-        if sample_shape[0] not in (1, 3):
+        if sample_shape[0] not in (1, 3, 4):
             self.formats, self.suffixes = ("npy",), (".npy",)
 
     def read(self, path: Path) -> Tensor:

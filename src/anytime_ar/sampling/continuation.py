@@ -65,7 +65,7 @@ def carry_over(codes: Tensor, segments: int, shared: int) -> Tensor:
     """
     n, drawn = codes.shape
     levels = -(-drawn // segments)
-    whole = torch.full((n, levels * segments), -1, dtype=torch.int64)
+    whole = torch.full((n, levels * segments), -1, dtype=torch.int64, device="cpu")
     whole[:, :drawn] = codes.cpu()
     fixed = torch.full_like(whole, -1).view(n, levels, segments)
     fixed[..., :shared] = whole.view(n, levels, segments)[..., segments - shared :]

@@ -554,6 +554,10 @@ def check_run_folder(folder: Path, config: ConfigT, *, resume: bool) -> ConfigT:
     return config
 
 
+_COMMAND_SETTINGS = {"feature_extractor", "features"}
+"""Settings of runs that `anytime train` began, and their name of version 0.1."""
+
+
 def _read_run_config(folder: Path, config_type: type[ConfigT]) -> ConfigT:
     """Return the configuration that a run was begun with.
 
@@ -568,7 +572,11 @@ def _read_run_config(folder: Path, config_type: type[ConfigT]) -> ConfigT:
         raise InputError(f"{written} is damaged; choose another folder") from error
     if not isinstance(values, dict):
         raise InputError(f"{written} holds no settings; choose another folder")
-    return config_type.parse(values, origin=str(written))
+    # `anytime train` also writes settings of the evaluation, which a program does not have.
+    known = {
+        k: v for k, v in values.items() if k not in _COMMAND_SETTINGS - {*config_type.model_fields}
+    }
+    return config_type.parse(known, origin=str(written))
 
 
 def _write_run_config(folder: Path, config: TrainConfig) -> None:

@@ -72,8 +72,7 @@ class TransformerDecodeState(DecodeState[CacheT]):
         cache: has room for all rows.
         code_length: L.
         sampling_device: device that samples codes.
-        device: device of the prior.
-        width: E.
+        first_inputs: inputs at position 0 by label, [labels + 1, E]; rows are like them.
         everywhere: whether labels and conditions are added to the inputs of later positions too.
     """
 
@@ -82,20 +81,19 @@ class TransformerDecodeState(DecodeState[CacheT]):
         cache: CacheT,
         code_length: int,
         sampling_device: torch.device,
-        device: torch.device,
-        width: int,
+        first_inputs: Tensor,
         *,
         everywhere: bool,
     ) -> None:
         """Allocate a slot for each row of the cache."""
         super().__init__(cache, code_length, sampling_device)
-        shape = cache.capacity, width
-        self.first_inputs = torch.zeros(shape, dtype=torch.float32, device=device)
+        shape = cache.capacity, first_inputs.shape[1]
+        self.first_inputs = first_inputs.new_zeros(shape)
         """Input of each row at position 0, float32 [capacity, E]."""
         self.later_inputs: Tensor | None = None
         """What is added to the inputs of each row at later positions, float32 [capacity, E]."""
         if everywhere:
-            self.later_inputs = torch.zeros(shape, dtype=torch.float32, device=device)
+            self.later_inputs = first_inputs.new_zeros(shape)
 
     def copy_row(self, source: int, target: int) -> None:
         """Copy one row over another."""

@@ -132,17 +132,24 @@ class NativeDecodeState(TransformerDecodeState[NativeKVCache]):
     Args:
         cache: cache of the decoder.
         code_length: L.
-        width: E.
+        first_inputs: see `TransformerDecodeState`.
         owner: token of the decoder, which accepts no other decoder's states.
         everywhere: see `TransformerDecodeState`.
     """
 
     def __init__(
-        self, cache: NativeKVCache, code_length: int, width: int, owner: object, *, everywhere: bool
+        self,
+        cache: NativeKVCache,
+        code_length: int,
+        first_inputs: Tensor,
+        owner: object,
+        *,
+        everywhere: bool,
     ) -> None:
         """Allocate the slots, and check what the kernel assumes of them."""
         device = cache.memory.device
-        super().__init__(cache, code_length, device, device, width, everywhere=everywhere)
+        super().__init__(cache, code_length, device, first_inputs, everywhere=everywhere)
+        width = first_inputs.shape[1]
         self.owner = owner
         """Token of the decoder that allocated this state."""
         memory, each = cache.memory, (cache.capacity, code_length)
@@ -310,7 +317,7 @@ class NativePriorDecoder(TransformerDecoder[NativeDecodeState]):
         return NativeDecodeState(
             self._new_cache(capacity, self.device),
             self.code_length,
-            self._prior.width,
+            self._first_inputs.float(),
             self._owner,
             everywhere=self._added_label_embeddings is not None,
         )

@@ -179,8 +179,7 @@ class TorchPriorDecoder(TransformerDecoder[TransformerDecodeState[TorchKVCache]]
             self._new_cache(capacity, self.device),
             self.code_length,
             self._sampling_device,
-            self.device,
-            self._position_embeddings.shape[1],
+            self._first_inputs,
             everywhere=self._added_label_embeddings is not None,
         )
 

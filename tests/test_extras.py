@@ -265,7 +265,7 @@ def test_models_and_settings_of_transformers_say_that_it_is_missing(tmp_path: Pa
         card = Card.parse({"name": name, **values}, origin="test")
         save_bundle(random_bundle(card), tmp_path / name)
     settings = {
-        "prior.yaml": "autoencoder: {code_length: 4}\n"
+        "prior.yaml": "autoencoder: {code_length: 4, code_width: 4}\n"
         f"prior: {json.dumps({'kind': 'huggingface_prior', 'config': {}})}",
         "codec.yaml": f"tokenizer: {json.dumps(codec)}",
     }

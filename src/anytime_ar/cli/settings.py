@@ -60,7 +60,9 @@ def describe_type(hint: Any) -> str:
 
 
 def config_types_in(hint: Any) -> list[type[Config]]:
-    """Return the configuration classes inside a type hint."""
+    """Return the configuration classes inside a type hint, unless users name its values."""
+    if get_origin(hint) is dict:
+        return []
     if isinstance(hint, type) and issubclass(hint, Config):
         return [hint]
     return [config for inside in get_args(hint) for config in config_types_in(inside)]

@@ -168,7 +168,7 @@ class TokenCondition(Condition):
 
     @property
     def hidden(self) -> Tensor:
-        """Return zeros."""
+        """Return a row without tokens."""
         return torch.zeros(self.max_tokens, dtype=torch.int64, device="cpu")
 
     def is_valid(self, rows: Tensor) -> bool:

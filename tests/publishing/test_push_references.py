@@ -112,6 +112,7 @@ def test_a_prior_of_others_stays_with_them(hub: StandIn, tmp_path: Path) -> None
         ("save", own, str(tmp_path / "x"), {"prior": "other/llama@v9"}),
     )
     assert "which others do not have; upload it, and pass its Hub ID with --references.p" in refused
+    assert no_weights.startswith("other/pickled@")
     assert "has no model.safetensors, and pickled weights can run code" in no_weights
     assert "no such repository, or a private one; check the name" in nothing
     assert "no revision 'v9'; pass a branch, a tag or a whole commit hash" in no_tag

@@ -170,7 +170,9 @@ def test_memory_of_a_piece_does_not_hold_a_batch() -> None:
         assert batch.untyped_storage().nbytes() == 4 * batch.numel()
 
 
-@pytest.mark.parametrize("kind", ["sounds", "a neural codec"], indirect=True)
+@pytest.mark.parametrize(
+    "kind", ["images", "sounds", "a Llama prior", "a neural codec"], indirect=True
+)  # modules of a user have one shape
 def test_a_prefix_decodes_as_the_model_decodes_it() -> None:
     model = sound_model()
     windows = OverlappingWindows.for_codec(model)

@@ -109,7 +109,7 @@ def _line_plots(series: Tensor) -> Tensor:
         draw.line([(0, height / 2), (width, height / 2)], fill="#cccccc")
         x = torch.linspace(0, width - 1, sample.shape[1]).tolist()
         for channel, values in enumerate(sample):
-            y = ((1 - values) / 2 * (height - 1)).tolist()
+            y = ((1 - values) / 2 * (height - 1)).round().tolist()
             draw.line([*zip(x, y, strict=True)], fill=_LINE_COLOURS[channel % len(_LINE_COLOURS)])
         plots.append(np.asarray(image, dtype=np.float32))
     return torch.from_numpy(np.stack(plots)).permute(0, 3, 1, 2) / 127.5 - 1

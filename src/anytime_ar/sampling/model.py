@@ -275,7 +275,7 @@ class AnytimeModel:
 
     @property
     def conditions(self) -> Mapping[str, Condition]:
-        """What samples can be conditioned on beside the label, by name."""
+        """Return what samples can be conditioned on beside the label, by name."""
         return self.bundle.card.data.conditions
 
     def slots_per_sample(self, params: SamplingParams) -> int:

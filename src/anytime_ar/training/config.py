@@ -155,10 +155,7 @@ class TrainConfig(Config):
     """Trained tokenizer in place of `autoencoder`: that of a model by name, folder or Hub ID, or
     kind and settings."""
     tokenizer_reference: str | None = None
-    """Hub ID or folder of the tokenizer's weights, to which the bundle refers; None: it holds them.
-
-    A Hub ID may end with `@` and a branch, tag or commit.
-    """
+    """Hub ID (`@REVISION`) or folder of its weights."""
     autoencoder: SerializeAsAny[AutoencoderConfig] = ProjectionConfig()
     """Networks, quantizer and codes of the autoencoder."""
     autoencoder_training: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
@@ -235,8 +232,7 @@ class DistributedConfig(Config):
     """How several processes hold the weights; checkpoints are the same for both.
 
     `ddp`: each process holds all weights. `fsdp`: weights, gradients and optimizer states are
-    sharded, for models that are too large to train on one device. For validation, each process
-    gathers the full weights.
+    sharded except in validation, for models too large to train on one device.
     """
 
     @property

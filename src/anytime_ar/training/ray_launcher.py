@@ -58,7 +58,7 @@ class RayTrainConfig(Config):
     threads: PositiveInt = 1
     """CPU cores and threads of each worker."""
     max_failures: NonNegativeInt = 3
-    """Number of times that all workers restart from the last checkpoint, after one has died."""
+    """Number of restarts after a worker has died."""
 
 
 def train_on_ray(
